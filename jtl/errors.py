@@ -1,0 +1,21 @@
+"""The errors that a user can cause: each says what was found, where, and how to mend it."""
+
+
+class JtlError(Exception):
+    """Base of every error that jtl raises for a mistake in what it was given."""
+
+
+class ConfigError(JtlError):
+    """An option, a freeze spec or an argument does not make sense."""
+
+
+class DataError(JtlError):
+    """A dataset, an image or a split cannot be used as asked."""
+
+
+class WeightsError(JtlError):
+    """A weight file cannot be read, or does not fit the model."""
+
+
+class CheckpointError(JtlError):
+    """A run's folder or a checkpoint in it cannot be used."""

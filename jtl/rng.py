@@ -1,0 +1,52 @@
+"""Random keys, each derived from (seed, stream name, step, example) and never stored."""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jtl.errors import ConfigError
+
+
+def base_key(rng: int | jax.Array) -> jax.Array:
+    """The typed threefry key that every other key of a run is derived from.
+
+    Args:
+        rng: a seed, a typed key (`jax.random.key`) or a raw one (`jax.random.PRNGKey`).
+
+    Raises:
+        ConfigError: the key's generator is not threefry, whose draws alone are the same under
+            every sharding.
+    """
+    if isinstance(rng, int):
+        return jax.random.key(rng, impl="threefry2x32")
+    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+        rng = jax.random.wrap_key_data(rng)
+    implementation = str(jax.random.key_impl(rng))
+    if "fry" not in implementation:
+        raise ConfigError(
+            f"the random key uses the generator {implementation!r}, which draws other numbers "
+            "on other device counts; make it with jax.random.key(seed, impl='threefry2x32')."
+        )
+    return rng
+
+
+def stream_key(rng: jax.Array, stream: str, step: ArrayLike) -> jax.Array:
+    """The key of one named stream at one step: the same on every device and process."""
+    return jax.random.fold_in(jax.random.fold_in(rng, zlib.crc32(stream.encode())), step)
+
+
+def example_keys(
+    rng: jax.Array, stream: str, step: ArrayLike, position: jax.Array
+) -> jax.Array:
+    """One key per example, `[batch]`, by its place in the global batch.
+
+    Args:
+        rng: the run's base key.
+        stream: what the keys are for, such as `"dropout"` or `"augment"`.
+        step: the global step, an integer scalar.
+        position: int `[batch]`, each example's place in the global batch.
+    """
+    key = stream_key(rng, stream, step)
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(position)
