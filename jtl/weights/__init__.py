@@ -1,0 +1,1 @@
+"""Pretrained weights: read any common file, account for every tensor, and write them back."""
