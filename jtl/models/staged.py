@@ -32,7 +32,9 @@ class StagedNet(nn.Module, kw_only=True):
     param_dtype: Any = jnp.float32
     remat: tuple[str, ...] = ()
 
+    # Pixels a side: the least that the network takes, and one at which all of it can be traced.
     minimum_size: ClassVar[int] = 1
+    example_size: ClassVar[int] = 224
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -1,0 +1,131 @@
+"""What a layout is: a rule from each leaf of a model to the source tensor that holds it."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jtl.errors import WeightsError
+from jtl.models.registry import ModelSpec
+from jtl.models.staged import StagedNet
+from jtl.tree import flatten
+from jtl.weights.layouts.transform import Entry, Transform
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """One array of a model's variables, before it has a value.
+
+    Attributes:
+        path: the slash path in variables, such as `params/layer1/block0/conv1/kernel`.
+        module: the path of the layer alone, such as `layer1/block0/conv1`.
+        variable: the last name, such as `kernel`, `scale`, `bias`, `mean` or `var`.
+        shape: of the array.
+    """
+
+    path: str
+    module: str
+    variable: str
+    shape: Shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How one source names and stores the tensors of our networks.
+
+    Attributes:
+        name: such as `torchvision`.
+        variants: the model variants that such a file may hold, the likeliest first.
+        source: the tensor's name and transform for a leaf, or None where the source has none.
+        ignored: what a file may hold beside the table: glob of the tensor's name to the reason
+            why it is left.
+        markers: one tensor's name for each family of networks that this source has; a file
+            without any of them has another layout.
+        requires: fields a family must have for the source's own code to compute the same.
+        rename: from the names in a file to those of the table, where the source numbers its
+            layers as they were made.
+    """
+
+    name: str
+    variants: tuple[str, ...]
+    source: Callable[[StagedNet, Leaf], tuple[str, Transform] | None]
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    markers: tuple[str, ...] = ()
+    requires: Mapping[type[StagedNet], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    rename: Callable[[Iterable[str]], dict[str, str]] = lambda names: {name: name for name in names}
+
+    def entries(self, model: StagedNet) -> tuple[Entry, ...]:
+        """The complete table: one entry for every leaf of the model's variables.
+
+        Raises:
+            WeightsError: the source has no place for some leaves; all are listed.
+        """
+        entries, homeless = [], []
+        for leaf in leaves(model):
+            found = self.source(model, leaf)
+            if found is None:
+                homeless.append(leaf.path)
+            else:
+                entries.append(Entry(source=found[0], destination=leaf.path, transform=found[1]))
+        if homeless:
+            raise WeightsError(
+                f"the layout {self.name!r} has no name for {len(homeless)} tensors of this "
+                f"{type(model).__name__}: {_some(homeless)}; use a layout of "
+                "the model's own source, or 'jtl'."
+            )
+        return tuple(entries)
+
+    def variant_for(self, spec: ModelSpec) -> str | None:
+        """The variant of an architecture that a file in this layout holds; None if none."""
+        for name in self.variants:
+            if name in spec.variants:
+                return name
+        return None
+
+    def differences(self, model: StagedNet) -> tuple[str, ...]:
+        """One line for each field by which the source's own code would compute otherwise."""
+        for family, fields in self.requires.items():
+            if isinstance(model, family):
+                return tuple(
+                    f"{name}={getattr(model, name)!r}, where {self.name} has {value!r}"
+                    for name, value in fields.items()
+                    if getattr(model, name) != value
+                )
+        return (f"{self.name} has no {type(model).__name__}",) if self.requires else ()
+
+
+def variable_shapes(model: StagedNet) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of every leaf by slash path, without computing any.
+
+    The paths begin with the collection: `params/…`, `batch_stats/…`.
+    """
+    size = model.example_size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return flatten(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def leaves(model: StagedNet) -> tuple[Leaf, ...]:
+    """Every leaf of a model's variables, with the parts of its path."""
+    found = []
+    for path, value in variable_shapes(model).items():
+        _, *module, variable = path.split("/")
+        found.append(
+            Leaf(path=path, module="/".join(module), variable=variable, shape=tuple(value.shape))
+        )
+    return tuple(found)
+
+
+def source_shape(entry: Entry, shape: Shape) -> Shape:
+    """The shape of an entry's tensor in its source, from the shape of our leaf."""
+    # A broadcast scalar has every shape and no bytes, and each transform returns a view of it.
+    return entry.transform.inverse(np.broadcast_to(np.int8(0), shape)).shape
+
+
+def _some(names: list[str], shown: int = 6) -> str:
+    rest = f", … ({len(names) - shown} more)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
