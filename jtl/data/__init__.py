@@ -1,0 +1,1 @@
+"""Data: sources, splits, augmentation, and the pipeline whose order is a function of the seed."""

@@ -1,0 +1,105 @@
+"""Batches: training order as a function of (seed, epoch), evaluation padded and masked."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import lru_cache
+
+import grain
+import numpy as np
+
+from jtl.data.sources import Arrays, Source
+from jtl.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TrainOrder:
+    """Which examples make the batch of each step; any step can be asked for.
+
+    Every epoch is a permutation of its own, and batches run on from one epoch into the next,
+    so that all of them are full and every example is seen equally often.
+
+    Attributes:
+        indices: int `[examples]`, the training split.
+        batch_size: examples a step, over all devices.
+        seed: of the run.
+    """
+
+    indices: np.ndarray
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuses an empty split."""
+        if not len(self.indices):
+            raise DataError("the training split has no examples; check data.split.")
+
+    def steps(self, epochs: float) -> int:
+        """The steps after which every example was seen `epochs` times, at least one."""
+        return max(1, int(np.ceil(epochs * len(self.indices) / self.batch_size - 1e-9)))
+
+    def epoch(self, step: int) -> float:
+        """How many times the examples were seen after `step` steps."""
+        return step * self.batch_size / len(self.indices)
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """The examples of one step, int `[batch]`."""
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, offsets = np.divmod(places, len(self.indices))
+        chosen = np.empty(self.batch_size, self.indices.dtype)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            order = _permutation(len(self.indices), self.seed, int(epoch))
+            chosen[here] = self.indices[order[offsets[here]]]
+        return chosen
+
+
+@lru_cache(maxsize=4)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Batches:
+    source: Source
+    order: TrainOrder
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop
+
+    def __getitem__(self, step: int) -> Arrays:
+        indices = self.order[step]
+        position = np.arange(len(indices), dtype=np.int32)
+        mask = np.ones(len(indices), bool)
+        return {**self.source.gather(indices), "mask": mask, "position": position}
+
+
+def train_batches(
+    source: Source, order: TrainOrder, *, start: int, stop: int, threads: int = 1
+) -> Iterator[Arrays]:
+    """The batches of steps `start` to `stop`, read ahead by threads.
+
+    Args:
+        source: where images come from.
+        order: which examples each step takes.
+        start: the first step, the data position of a resumed run.
+        stop: the step after the last.
+        threads: readers; the order does not depend on them.
+    """
+    dataset = grain.MapDataset.source(_Batches(source=source, order=order, stop=stop))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    iterator = iter(dataset.to_iter_dataset(options))
+    iterator.set_state({"next_index": start})
+    return iterator
+
+
+def eval_batches(source: Source, indices: np.ndarray, batch_size: int) -> Iterator[Arrays]:
+    """All examples once, in order; the last batch is padded to full size and masked."""
+    for start in range(0, len(indices), batch_size):
+        own = indices[start : start + batch_size]
+        padded = np.concatenate([own, np.repeat(own[-1:], batch_size - len(own))])
+        yield {
+            **source.gather(padded),
+            "mask": np.arange(batch_size) < len(own),
+            "position": np.arange(batch_size, dtype=np.int32),
+        }

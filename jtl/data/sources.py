@@ -1,0 +1,149 @@
+"""Sources of labelled images: one protocol, and the datasets that come with a library."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from jtl.errors import DataError
+from jtl.tree import nearest
+
+Arrays = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Labelled images with random access.
+
+    Attributes:
+        classes: the name of each class, by label.
+        labels: int32 `[examples]`.
+    """
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def gather(self, indices: np.ndarray) -> Arrays:
+        """`image` uint8 `[n, height, width, 3]` and `label` int32 `[n]` of these examples."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest that changes when the examples do."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ArraySource:
+    """Images in memory.
+
+    Attributes:
+        images: uint8 `[examples, height, width, 3]`.
+        labels: int32 `[examples]`.
+        classes: the name of each class, by label.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses arrays that do not fit together."""
+        problems = []
+        if self.images.ndim != 4 or self.images.shape[-1] != 3 or self.images.dtype != np.uint8:
+            problems.append(
+                f"images are {self.images.dtype}{list(self.images.shape)}, but must be uint8 "
+                "[examples, height, width, 3]"
+            )
+        if self.labels.shape != self.images.shape[:1]:
+            problems.append(f"{len(self.images)} images have {self.labels.shape} labels")
+        elif self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < len(
+            self.classes
+        ):
+            problems.append(
+                f"labels run from {self.labels.min()} to {self.labels.max()}, but there are "
+                f"{len(self.classes)} classes, so they must be 0 to {len(self.classes) - 1}"
+            )
+        if problems:
+            raise DataError("; ".join(problems) + ".")
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.labels)
+
+    def gather(self, indices: np.ndarray) -> Arrays:
+        """`image` uint8 `[n, height, width, 3]` and `label` int32 `[n]` of these examples."""
+        return {"image": self.images[indices], "label": self.labels[indices]}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over images, labels and class names."""
+        total = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        total.update(np.ascontiguousarray(self.images))
+        total.update(np.ascontiguousarray(self.labels))
+        return total.hexdigest()
+
+
+def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear resizing of uint8 `[n, h, w, 3]` to `[n, size, size, 3]`, by Pillow."""
+    if images.shape[1:3] == (size, size):
+        return images
+    side = (size, size)
+    resized = [Image.fromarray(i).resize(side, Image.Resampling.BILINEAR) for i in images]
+    return np.stack([np.asarray(image) for image in resized])
+
+
+def digits(image_size: int) -> ArraySource:
+    """The 1,797 handwritten digits that scikit-learn ships, 8×8 grey, enlarged.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
+    Learning Repository, 1998; its test part.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    grey = np.rint(raw.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    return ArraySource(
+        images=resize_images(images, image_size),
+        labels=raw.target.astype(np.int32),
+        classes=tuple(str(name) for name in raw.target_names),
+    )
+
+
+def from_arrays(
+    images: np.ndarray, labels: np.ndarray, image_size: int, classes: Sequence[str] | None = None
+) -> ArraySource:
+    """A source of one's own arrays.
+
+    Args:
+        images: uint8 `[examples, height, width, 3]`, or without the last axis if grey.
+        labels: int `[examples]`.
+        image_size: the side, in pixels, that the network takes.
+        classes: the name of each class; the numbers by default.
+
+    Raises:
+        DataError: the arrays do not fit together.
+    """
+    images, labels = np.asarray(images), np.asarray(labels).astype(np.int32)
+    if images.ndim == 3:
+        images = np.repeat(images[..., None], 3, axis=-1)
+    names = classes or [str(n) for n in range(int(labels.max(initial=0)) + 1)]
+    source = ArraySource(images=images, labels=labels, classes=tuple(names))
+    return dataclasses.replace(source, images=resize_images(images, image_size))
+
+
+BUNDLED = {"digits": digits}
+
+
+def unknown_source(name: str, known: Sequence[str]) -> DataError:
+    """The error for a source that does not exist, with near names."""
+    near = nearest(name, known)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return DataError(f"data.source: there is no {name!r}; known are {', '.join(known)}.{hint}")

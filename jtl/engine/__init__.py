@@ -1,0 +1,1 @@
+"""The functional core: freezing, optimizers, losses, the pure step and its placement."""

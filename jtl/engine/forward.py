@@ -1,0 +1,122 @@
+"""One way to call any network in training and in evaluation: Linen modules, plain functions."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+
+from jtl.engine.interception import BatchContext, intercept_training
+from jtl.errors import ConfigError
+from jtl.rng import stream_key
+
+Variables = dict[str, Any]
+
+
+class Forward(Protocol):
+    """A network as the step sees it."""
+
+    stages: tuple[str, ...] | None
+
+    def train(
+        self,
+        variables: Variables,
+        images: jax.Array,
+        rng: jax.Array,
+        step: jax.Array,
+        context: BatchContext,
+    ) -> tuple[jax.Array, Any]:
+        """Logits `[batch, classes]` and the new statistics."""
+        ...
+
+    def evaluate(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Logits `[batch, classes]` with stored statistics and no randomness."""
+        ...
+
+
+def as_forward(model: Any) -> Forward:
+    """The network behind whatever was given for a model.
+
+    Args:
+        model: a Linen module, or `apply(variables, images, train, rngs)` that returns logits
+            and new statistics.
+
+    Raises:
+        ConfigError: `model` is neither.
+    """
+    if isinstance(model, nn.Module):
+        return LinenForward(model=model)
+    if callable(model):
+        return FunctionForward(apply=model)
+    raise ConfigError(
+        f"a model is a Flax module or a function apply(variables, images, train, rngs), "
+        f"not {type(model).__name__}."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinenForward:
+    """A Linen module, unedited: its BatchNorm and dropout follow jtl's rules by interception."""
+
+    model: nn.Module
+
+    @property
+    def stages(self) -> tuple[str, ...] | None:
+        """The module's own order of stages, if it states one."""
+        return getattr(self.model, "stages", None)
+
+    def train(
+        self,
+        variables: Variables,
+        images: jax.Array,
+        rng: jax.Array,
+        step: jax.Array,
+        context: BatchContext,
+    ) -> tuple[jax.Array, Any]:
+        """Logits `[batch, classes]` and the new statistics."""
+        with intercept_training(context):
+            logits, changed = self.model.apply(
+                variables,
+                images,
+                **self._mode(True),
+                mutable=["batch_stats"],
+                rngs={"dropout": stream_key(rng, "dropout", step)},
+            )
+        return logits, changed.get("batch_stats", variables["batch_stats"])
+
+    def evaluate(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Logits `[batch, classes]` with stored statistics and no randomness."""
+        return self.model.apply(variables, images, **self._mode(False))
+
+    def _mode(self, train: bool) -> dict[str, bool]:
+        known = inspect.signature(type(self.model).__call__).parameters
+        return {"train": train} if "train" in known else {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FunctionForward:
+    """A plain `apply`: it is given one dropout key per example, and the axis name if it asks."""
+
+    apply: Callable[..., tuple[jax.Array, Any]]
+    stages: tuple[str, ...] | None = None
+
+    def train(
+        self,
+        variables: Variables,
+        images: jax.Array,
+        rng: jax.Array,
+        step: jax.Array,
+        context: BatchContext,
+    ) -> tuple[jax.Array, Any]:
+        """Logits `[batch, classes]` and the new statistics."""
+        key = stream_key(rng, "dropout", step)
+        keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(context.position)
+        asks = "axis_name" in inspect.signature(self.apply).parameters
+        axis = {"axis_name": context.axis_name} if asks else {}
+        return self.apply(variables, images, True, {"dropout": keys}, **axis)
+
+    def evaluate(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Logits `[batch, classes]` with stored statistics and no randomness."""
+        return self.apply(variables, images, False, {})[0]

@@ -1,0 +1,51 @@
+"""Small networks and batches that the engine's tests share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jtl
+from jtl.models.registry import create_model
+
+
+def mini(**fields):
+    """The small residual network, narrowed so that it compiles fast."""
+    fields = {"widths": (8, 8, 16), "num_classes": 4, **fields}
+    return create_model("resnet_mini", **fields)
+
+
+def variables_of(model, size=16, dtype=jnp.float32):
+    variables = model.init(jax.random.key(1), jnp.zeros((1, size, size, 3), dtype))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+
+
+def batch_of(n=16, classes=4, size=16, masked=(), dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    mask = np.ones(n, bool)
+    mask[list(masked)] = False
+    return {
+        "image": rng.normal(size=(n, size, size, 3)).astype(dtype),
+        "label": rng.integers(0, classes, n).astype(np.int32),
+        "mask": mask,
+    }
+
+
+def build(model, variables, freeze=(), tx=None, seed=0, **options):
+    labels = jtl.freeze_labels(variables["params"], freeze)
+    tx = jtl.partition_optimizer(tx or optax.sgd(0.1, momentum=0.9), labels)
+    step = jtl.make_train_step(model, tx, freeze=freeze, **options)
+    return step, jtl.TrainState.create(variables, tx, rng=seed)
+
+
+class Plain(nn.Module):
+    """A network that knows nothing of jtl: stock layers, the mode fixed at construction."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.Conv(8, (3, 3), name="conv")(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x)
+        x = nn.relu(x).mean((1, 2))
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        return nn.Dense(4, name="head")(x)
