@@ -28,9 +28,10 @@ def build(cls: type[Options], document: Document) -> Options:
         ConfigError: one line for each unknown or missing option and each value that is not
             allowed, with where it was written and what is allowed.
     """
-    first = _validated(cls, document.values, document)
+    first: Options = _validated(cls, document.values, document)
     # Defaults pass the first time unread; the second brings 1 for a float to 1.0 and checks them.
-    return _validated(cls, _plain(first), document)
+    checked: Options = _validated(cls, _plain(first), document)
+    return checked
 
 
 def to_dict(instance: Any) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def adapter(cls: Any) -> TypeAdapter[list[Any]]:
     return TypeAdapter(list[cls], config=settings)
 
 
-def _validated(cls: type[Options], values: dict[str, Any], document: Document) -> Options:
+def _validated(cls: Any, values: dict[str, Any], document: Document) -> Any:
     try:
         # As JSON, whose strict rules take a list for a tuple and a text for a path.
         return adapter(cls).validate_json(json.dumps([values]))[0]
@@ -62,5 +63,6 @@ def _validated(cls: type[Options], values: dict[str, Any], document: Document) -
 
 def _plain(instance: Any) -> dict[str, Any]:
     # Without warnings: what does not fit its type is an error when it is validated again.
-    dumped = adapter(type(instance)).dump_python([instance], mode="json", warnings="none")
+    cls: Any = type(instance)
+    dumped = adapter(cls).dump_python([instance], mode="json", warnings="none")
     return dict(dumped[0])

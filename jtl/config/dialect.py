@@ -1,7 +1,9 @@
 """The YAML that recipes are written in: 1.2 numbers and booleans, no aliases, no repeated keys."""
 
+import math
 import re
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import yaml
 
@@ -10,17 +12,24 @@ from jtl.errors import ConfigError
 KeyPath = tuple[str | int, ...]
 
 _PREFIX = "tag:yaml.org,2002:"
-_FLOAT = re.compile(
-    r"[-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.nan|\.NaN|\.NAN"
-)
-_INT = re.compile(r"[-+]?\d+|0o[0-7]+|0x[0-9a-fA-F]+")
-_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
-_NULL = re.compile(r"~|null|Null|NULL|")
+# In this order: the first that matches decides, and every integer has the float's form too.
+_FORMS = {
+    "int": re.compile(r"(?:[-+]?\d+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
+    "float": re.compile(
+        r"(?:[-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.nan|\.NaN)\Z"
+    ),
+    "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
+    "null": re.compile(r"(?:~|null|Null|NULL|)\Z"),
+    "str": re.compile(r"(?s:.*)\Z"),
+}
+
+# No option is larger, and Python refuses to print an integer of 4,300 digits.
+_LONGEST = {"int": 80}
 
 
 class _Loader(yaml.SafeLoader):
     # YAML 1.1, which PyYAML follows, reads 1e-3 as text, 1:30 as 90 and `no` as false.
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own attribute)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         # A few nested aliases expand to gigabytes, and a recipe that needs none reads better.
@@ -43,12 +52,17 @@ def _short_lists_in_one_line(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.N
     return dumper.represent_sequence(f"{_PREFIX}seq", data, flow_style=flow)
 
 
-# In this order: the first that matches decides, and every integer matches the float's form too.
-for _tag, _pattern in (("int", _INT), ("float", _FLOAT), ("bool", _BOOL), ("null", _NULL)):
-    _whole = re.compile(rf"(?:{_pattern.pattern})\Z")
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"{_PREFIX}{_tag}", _whole, None)
+def _escaped_unless_printable(dumper: yaml.SafeDumper, data: str) -> yaml.Node:
+    # In its other styles PyYAML writes rare line separators bare, and reads them back as spaces.
+    style = None if data.isprintable() else '"'
+    return dumper.represent_scalar(f"{_PREFIX}str", data, style=style)
+
+
+for _class in (_Loader, _Dumper):
+    for _tag in ("int", "float", "bool", "null"):
+        _class.add_implicit_resolver(f"{_PREFIX}{_tag}", _FORMS[_tag], None)
 _Dumper.add_representer(list, _short_lists_in_one_line)
+_Dumper.add_representer(str, _escaped_unless_printable)
 
 
 def parse(text: str, source: str) -> tuple[Any, dict[KeyPath, int]]:
@@ -113,13 +127,12 @@ def _plain(
             entries.append(_plain(entry, (*path, index), source, lines, problems))
         return entries
     kind = node.tag.removeprefix(_PREFIX)
-    if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
-        try:
-            return _SCALARS[kind](node.value)
-        except (ValueError, KeyError):
-            problems.append(f"{place}: {node.value[:40]!r} cannot be read as {kind}.")
-            return None
-    problems.append(f"{place}: the tag {node.tag!r} is not read here; write the plain value.")
+    if not isinstance(node, yaml.ScalarNode) or kind not in _SCALARS:
+        problems.append(f"{place}: the tag {node.tag!r} is not read here; write the plain value.")
+    elif not _FORMS[kind].match(node.value) or len(node.value) > _LONGEST.get(kind, math.inf):
+        problems.append(f"{place}: {node.value[:40]!r} cannot be read as {kind}.")
+    else:
+        return _SCALARS[kind](node.value)
     return None
 
 
@@ -149,8 +162,6 @@ def _mapping(
 
 
 def _integer(text: str) -> int:
-    if len(text) > 80:
-        raise ValueError("no option is this large, and Python refuses to print it")
     return int(text, 0) if text.startswith(("0x", "0o")) else int(text)
 
 
@@ -158,9 +169,9 @@ def _number(text: str) -> float:
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
-_SCALARS = {
+_SCALARS: dict[str, Callable[[str], Any]] = {
     "null": lambda _: None,
-    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "bool": lambda text: text.lower() == "true",
     "int": _integer,
     "float": _number,
     "str": str,

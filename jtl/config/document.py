@@ -115,7 +115,11 @@ def _parse_assignment(assignment: str) -> tuple[list[str], Any]:
         raise ConfigError(
             f"--set {assignment}: not of the form key=value; write it like train.epochs=3."
         )
-    value, _ = dialect.parse(text, f"--set {key.strip()}")
+    source = f"--set {key.strip()}"
+    try:
+        value, _ = dialect.parse(text, source)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(f"{source}:1:", f"{source}:")) from None
     return steps, value
 
 

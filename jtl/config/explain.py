@@ -23,7 +23,8 @@ def describe(hint: Any) -> str:
     if get_origin(hint) is Annotated:
         inner, *extras = get_args(hint)
         limits = [text for extra in extras for text in _limits(extra, inner)]
-        return " ".join([describe(inner), *_joined(limits)])
+        head, each, entry = describe(inner).partition(", each ")
+        return " ".join([head, *_joined(limits)]) + each + entry
     if alternatives := get_union(hint):
         return " or ".join(dict.fromkeys(describe(each) for each in alternatives))
     if get_origin(hint) is Literal:

@@ -43,6 +43,7 @@ def lines(cls: type, document: Document, error: ValidationError) -> list[str]:
     """
     details = enumerate(error.errors(include_url=False))
     findings = _one_alternative_each([_locate(cls, order, dict(each)) for order, each in details])
+    findings = [each for each in findings if not _is_consequence(each, findings)]
     findings.sort(key=lambda finding: finding.order)
     return list(dict.fromkeys(_sentence(cls, document, finding) for finding in findings))
 
@@ -110,6 +111,15 @@ def _one_alternative_each(findings: Sequence[_Finding], depth: int = 0) -> list[
 
 def _is_other_kind(findings: Sequence[_Finding], path: KeyPath) -> bool:
     return any(each.path == path and each.kind.endswith(_OTHER_KIND) for each in findings)
+
+
+def _is_consequence(finding: _Finding, findings: Sequence[_Finding]) -> bool:
+    # A list is called too short when its entries were refused, each with a line of its own.
+    size = len(finding.path)
+    return finding.kind == "too_short" and any(
+        len(each.path) > size and each.path[:size] == finding.path and each.kind != "missing"
+        for each in findings
+    )
 
 
 def _sentence(cls: type, document: Document, finding: _Finding) -> str:
