@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jtl.errors import ConfigError
+from jtl.models.inception import InceptionV3
 from jtl.models.resnet import ResNet
 from jtl.models.staged import StagedNet
+from jtl.models.vgg import VGG
 from jtl.tree import nearest
 
 
@@ -20,12 +22,15 @@ class ModelSpec:
             (`torchvision`, `keras`), each is a variant.
         input_size: pixels a side that the published weights were trained or tested at.
         feature_width: the width of the head's input.
+        parameters: how many the default variant has at 1000 classes, without BatchNorm's
+            statistics and without an auxiliary head.
     """
 
     family: type[StagedNet]
     variants: Mapping[str, Mapping[str, Any]]
     input_size: int
     feature_width: int
+    parameters: int
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -48,45 +53,83 @@ KERAS_V2 = {
     "epsilon": 1.001e-5,
     "momentum": 0.99,
 }
+# Pools that do not count padding and norms without scale (keras/src/applications/inception_v3.py).
+KERAS_INCEPTION = {"count_padding": False, "norm_scale": False, "momentum": 0.99}
 
 
-def _basic(*sizes: int) -> ModelSpec:
+def _basic(*sizes: int, parameters: int) -> ModelSpec:
     return ModelSpec(
         family=ResNet,
         variants={"torchvision": {"stage_sizes": sizes, "block": "basic"}},
         input_size=224,
         feature_width=512,
+        parameters=parameters,
     )
 
 
-def _bottleneck(*sizes: int, keras: bool = False, **fields: Any) -> ModelSpec:
+def _bottleneck(*sizes: int, parameters: int, keras: bool = False, **fields: Any) -> ModelSpec:
     variants = {"torchvision": {"stage_sizes": sizes, **fields}}
     if keras:
         variants["keras"] = {"stage_sizes": sizes, **KERAS_V1}
-    return ModelSpec(family=ResNet, variants=variants, input_size=224, feature_width=2048)
+    return ModelSpec(
+        family=ResNet,
+        variants=variants,
+        input_size=224,
+        feature_width=2048,
+        parameters=parameters,
+    )
 
 
-def _preact(*sizes: int) -> ModelSpec:
+def _preact(*sizes: int, parameters: int) -> ModelSpec:
     return ModelSpec(
         family=ResNet,
         variants={"keras": {"stage_sizes": sizes, **KERAS_V2}},
         input_size=224,
         feature_width=2048,
+        parameters=parameters,
+    )
+
+
+def _vgg(*sizes: int, parameters: int, keras: bool = False, batch_norm: bool = False) -> ModelSpec:
+    fields = {"stage_sizes": sizes, "batch_norm": batch_norm}
+    # Keras flattens as we do, torch channels first: the weights' transform sees to that.
+    sources = ("torchvision", "keras") if keras else ("torchvision",)
+    return ModelSpec(
+        family=VGG,
+        variants=dict.fromkeys(sources, fields),
+        input_size=224,
+        feature_width=4096,
+        parameters=parameters,
     )
 
 
 MODELS: dict[str, ModelSpec] = {
-    "resnet18": _basic(2, 2, 2, 2),
-    "resnet34": _basic(3, 4, 6, 3),
-    "resnet50": _bottleneck(3, 4, 6, 3, keras=True),
-    "resnet101": _bottleneck(3, 4, 23, 3, keras=True),
-    "resnet152": _bottleneck(3, 8, 36, 3, keras=True),
-    "wide_resnet50_2": _bottleneck(3, 4, 6, 3, base_width=128),
-    "wide_resnet101_2": _bottleneck(3, 4, 23, 3, base_width=128),
-    "resnext50_32x4d": _bottleneck(3, 4, 6, 3, groups=32, base_width=4),
-    "resnet50v2": _preact(3, 4, 6, 3),
-    "resnet101v2": _preact(3, 4, 23, 3),
-    "resnet152v2": _preact(3, 8, 36, 3),
+    "resnet18": _basic(2, 2, 2, 2, parameters=11_689_512),
+    "resnet34": _basic(3, 4, 6, 3, parameters=21_797_672),
+    "resnet50": _bottleneck(3, 4, 6, 3, parameters=25_557_032, keras=True),
+    "resnet101": _bottleneck(3, 4, 23, 3, parameters=44_549_160, keras=True),
+    "resnet152": _bottleneck(3, 8, 36, 3, parameters=60_192_808, keras=True),
+    "wide_resnet50_2": _bottleneck(3, 4, 6, 3, parameters=68_883_240, base_width=128),
+    "wide_resnet101_2": _bottleneck(3, 4, 23, 3, parameters=126_886_696, base_width=128),
+    "resnext50_32x4d": _bottleneck(3, 4, 6, 3, parameters=25_028_904, groups=32, base_width=4),
+    "resnet50v2": _preact(3, 4, 6, 3, parameters=25_568_360),
+    "resnet101v2": _preact(3, 4, 23, 3, parameters=44_577_896),
+    "resnet152v2": _preact(3, 8, 36, 3, parameters=60_236_904),
+    "vgg11": _vgg(1, 1, 2, 2, 2, parameters=132_863_336),
+    "vgg11_bn": _vgg(1, 1, 2, 2, 2, parameters=132_868_840, batch_norm=True),
+    "vgg13": _vgg(2, 2, 2, 2, 2, parameters=133_047_848),
+    "vgg13_bn": _vgg(2, 2, 2, 2, 2, parameters=133_053_736, batch_norm=True),
+    "vgg16": _vgg(2, 2, 3, 3, 3, parameters=138_357_544, keras=True),
+    "vgg16_bn": _vgg(2, 2, 3, 3, 3, parameters=138_365_992, batch_norm=True),
+    "vgg19": _vgg(2, 2, 4, 4, 4, parameters=143_667_240, keras=True),
+    "vgg19_bn": _vgg(2, 2, 4, 4, 4, parameters=143_678_248, batch_norm=True),
+    "inception_v3": ModelSpec(
+        family=InceptionV3,
+        variants={"torchvision": {}, "keras": KERAS_INCEPTION},
+        input_size=299,
+        feature_width=2048,
+        parameters=23_834_568,
+    ),
     "resnet_mini": ModelSpec(
         family=ResNet,
         variants={
@@ -99,6 +142,7 @@ MODELS: dict[str, ModelSpec] = {
         },
         input_size=32,
         feature_width=96,
+        parameters=270_304,
     ),
 }
 

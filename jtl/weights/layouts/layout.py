@@ -34,6 +34,11 @@ class Leaf:
     shape: Shape
 
 
+def same_names(names: Iterable[str]) -> dict[str, str]:
+    """Every name for itself."""
+    return {name: name for name in names}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
     """How one source names and stores the tensors of our networks.
@@ -44,9 +49,10 @@ class Layout:
         source: the tensor's name and transform for a leaf, or None where the source has none.
         ignored: what a file may hold beside the table: glob of the tensor's name to the reason
             why it is left.
-        markers: one tensor's name for each family of networks that this source has; a file
-            without any of them has another layout.
-        requires: fields a family must have for the source's own code to compute the same.
+        markers: a tensor's name that all networks of a family have in this layout, and the
+            family; a file without any of them has another layout.
+        requires: the fields a model must have for the source's own code to compute the same;
+            None where the source has no such network.
         rename: from the names in a file to those of the table, where the source numbers its
             layers as they were made.
     """
@@ -54,19 +60,27 @@ class Layout:
     name: str
     variants: tuple[str, ...]
     source: Callable[[StagedNet, Leaf], tuple[str, Transform] | None]
-    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    markers: tuple[str, ...] = ()
-    requires: Mapping[type[StagedNet], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    rename: Callable[[Iterable[str]], dict[str, str]] = lambda names: {name: name for name in names}
+    ignored: Mapping[str, str]
+    markers: Mapping[str, type[StagedNet]]
+    requires: Callable[[StagedNet], Mapping[str, Any] | None]
+    rename: Callable[[Iterable[str]], dict[str, str]] = same_names
 
-    def entries(self, model: StagedNet) -> tuple[Entry, ...]:
+    def entries(
+        self, model: StagedNet, shapes: Mapping[str, Shape] | None = None
+    ) -> tuple[Entry, ...]:
         """The complete table: one entry for every leaf of the model's variables.
+
+        Args:
+            model: the network.
+            shapes: the shape of every leaf by path, where the caller knows them already.
 
         Raises:
             WeightsError: the source has no place for some leaves; all are listed.
         """
         entries, homeless = [], []
-        for leaf in leaves(model):
+        if shapes is None:
+            shapes = {path: leaf.shape for path, leaf in variable_shapes(model).items()}
+        for leaf in leaves(shapes):
             found = self.source(model, leaf)
             if found is None:
                 homeless.append(leaf.path)
@@ -89,14 +103,14 @@ class Layout:
 
     def differences(self, model: StagedNet) -> tuple[str, ...]:
         """One line for each field by which the source's own code would compute otherwise."""
-        for family, fields in self.requires.items():
-            if isinstance(model, family):
-                return tuple(
-                    f"{name}={getattr(model, name)!r}, where {self.name} has {value!r}"
-                    for name, value in fields.items()
-                    if getattr(model, name) != value
-                )
-        return (f"{self.name} has no {type(model).__name__}",) if self.requires else ()
+        fields = self.requires(model)
+        if fields is None:
+            return (f"{self.name} has no such {type(model).__name__}",)
+        return tuple(
+            f"{name}={getattr(model, name)!r}, where {self.name} has {value!r}"
+            for name, value in fields.items()
+            if getattr(model, name) != value
+        )
 
 
 def variable_shapes(model: StagedNet) -> dict[str, jax.ShapeDtypeStruct]:
@@ -109,13 +123,13 @@ def variable_shapes(model: StagedNet) -> dict[str, jax.ShapeDtypeStruct]:
     return flatten(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
-def leaves(model: StagedNet) -> tuple[Leaf, ...]:
+def leaves(shapes: Mapping[str, Shape]) -> tuple[Leaf, ...]:
     """Every leaf of a model's variables, with the parts of its path."""
     found = []
-    for path, value in variable_shapes(model).items():
+    for path, shape in shapes.items():
         _, *module, variable = path.split("/")
         found.append(
-            Leaf(path=path, module="/".join(module), variable=variable, shape=tuple(value.shape))
+            Leaf(path=path, module="/".join(module), variable=variable, shape=tuple(shape))
         )
     return tuple(found)
 

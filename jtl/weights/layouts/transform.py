@@ -43,6 +43,27 @@ OIHW_TO_HWIO = Transform(
     inverse=lambda a: a.transpose(3, 2, 0, 1),
 )
 OI_TO_IO = Transform(name="OI→IO", forward=lambda a: a.T, inverse=lambda a: a.T)
+OI11_TO_IO = Transform(
+    name="OI11→IO",
+    forward=lambda a: a[:, :, 0, 0].T,
+    inverse=lambda a: a.T[:, :, None, None],
+)
+
+
+def dense_from_conv(height: int, width: int) -> Transform:
+    """A dense layer that the source writes as a convolution: `[o, c, h, w]` to `[hwc, o]`."""
+
+    def forward(a: np.ndarray) -> np.ndarray:
+        return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
+
+    def inverse(a: np.ndarray) -> np.ndarray:
+        return a.reshape(height, width, -1, a.shape[1]).transpose(3, 2, 0, 1)
+
+    return Transform(
+        name=f"OCHW→(HWC)O ({height}×{width})",
+        forward=forward,
+        inverse=inverse,
+    )
 
 
 def flatten_chw_to_hwc(channels: int, height: int, width: int) -> Transform:
