@@ -1,7 +1,7 @@
 """What a layout is: a rule from each leaf of a model to the source tensor that holds it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ class Leaf:
     shape: Shape
 
 
-def same_names(names: Iterable[str]) -> dict[str, str]:
+def same_names(names: Mapping[str, Any]) -> dict[str, str]:
     """Every name for itself."""
     return {name: name for name in names}
 
@@ -53,8 +53,8 @@ class Layout:
             family; a file without any of them has another layout.
         requires: the fields a model must have for the source's own code to compute the same;
             None where the source has no such network.
-        rename: from the names in a file to those of the table, where the source numbers its
-            layers as they were made.
+        rename: from the names in a file, each with its array or shape, to those of the table,
+            where the source numbers its layers as they were made.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Layout:
     ignored: Mapping[str, str]
     markers: Mapping[str, type[StagedNet]]
     requires: Callable[[StagedNet], Mapping[str, Any] | None]
-    rename: Callable[[Iterable[str]], dict[str, str]] = same_names
+    rename: Callable[[Mapping[str, Any]], dict[str, str]] = same_names
 
     def entries(
         self, model: StagedNet, shapes: Mapping[str, Shape] | None = None
