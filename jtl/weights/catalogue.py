@@ -125,7 +125,12 @@ def find_weights(name: str) -> ReleasedWeights:
         return known[name]
     own = [item.name for network in catalogue() if network.name == name for item in network.weights]
     if own:
-        raise WeightsError(f"{name} was released more than once; choose one of {', '.join(own)}.")
+        ask = (
+            "was released more than once; choose one of"
+            if own[1:]
+            else "is a model; name its weights:"
+        )
+        raise WeightsError(f"{name} {ask} {', '.join(own)}.")
     raise WeightsError(f"there are no weights {name!r}; {_closest(name, tuple(known))}")
 
 

@@ -100,9 +100,10 @@ def download(
             failures = 1 if arrived > furthest else failures + 1
             furthest = max(furthest, arrived)
             if failures >= patience.attempts:
+                often = f", {failures} times in a row" if failures > 1 else ""
                 raise WeightsError(
-                    f"{url}: {stop}, {failures} times in a row; run the same command again to go "
-                    f"on after the {megabytes(arrived)} that have arrived."
+                    f"{url}: {stop}{often}; run the same command again to go on after the "
+                    f"{megabytes(arrived)} that have arrived."
                 ) from stop
             wait = max(patience.backoff * 2 ** (failures - 1), stop.wait)
             progress.note(f"{stop}; trying again in {wait:.3g} s")
