@@ -133,7 +133,6 @@ def _receive(
         with writing(part.parent), part.open("r+b" if start else "wb") as file:
             _write_remains(part, url, response.headers, total)
             _check_space(part.parent, start, total)
-            file.truncate(start)
             file.seek(start)
             received = _copy(response, file, start, total, progress)
     if total is not None and received != total:

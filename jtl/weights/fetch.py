@@ -83,7 +83,7 @@ def locate(
         return source.path
     if is_offline() if offline is None else offline:
         raise WeightsError(_offline(source))
-    show = progress(name)
+    show = progress(source.path.name)
     try:
         with locked(
             source.path, lambda owner: show.note(f"process {owner} is fetching it: waiting")

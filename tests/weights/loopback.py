@@ -17,6 +17,7 @@ class Served:
     ranges: bool = True  # honours Range and If-Range
     believes: bool = True  # compares If-Range before it sends a piece
     length: int | None = None  # Content-Length to claim
+    skew: int = 0  # how far from the wanted place a piece begins
     statuses: list[int] = dataclasses.field(default_factory=list)
     cuts: list[int] = dataclasses.field(default_factory=list)  # bytes after which it hangs up
     stalls: list[int] = dataclasses.field(default_factory=list)  # bytes after which it waits
@@ -116,6 +117,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         else:
+            start += served.skew
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - start))

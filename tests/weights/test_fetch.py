@@ -125,6 +125,16 @@ def test_file_that_changed_between_attempts_is_never_mixed(site, believes):
     assert fetch(f"{site.url}/a.pth").read_bytes() == OTHER
 
 
+@pytest.mark.parametrize("how", [{"skew": 7}, {"longer": b"x"}], ids=["place", "length"])
+def test_piece_that_does_not_fit_is_refused(site, how):
+    tag = site.add("/a.pth", CONTENT, cuts=[300_000]).etag
+    with pytest.raises(WeightsError):
+        fetch(f"{site.url}/a.pth", ONCE)
+    content = CONTENT + how.pop("longer", b"")
+    site.add("/a.pth", content, etag=tag, **how)
+    assert fetch(f"{site.url}/a.pth").read_bytes() == content
+
+
 def test_file_that_became_shorter_starts_anew(site):
     site.add("/a.pth", CONTENT, cuts=[300_000])
     with pytest.raises(WeightsError):
@@ -414,12 +424,11 @@ def test_proxy_is_not_asked_for_this_machine(site, monkeypatch):
 
 def test_piped_progress_is_a_few_plain_lines(site, capsys):
     site.add("/a.pth", CONTENT, cuts=[300_000])
-    name = f"{site.url}/a.pth"
-    locate(name, patience=IMPATIENT)
+    locate(f"{site.url}/a.pth", patience=IMPATIENT)
     lines = capsys.readouterr().err.splitlines()
     assert 3 <= len(lines) <= 14
-    assert all(line.startswith(f"{name}: ") and line.isprintable() for line in lines)
-    assert lines[-1] == f"{name}: 1.0 MB of 1.0 MB (100 %)"
+    assert all(line.startswith("a.pth: ") and line.isprintable() for line in lines)
+    assert lines[-1] == "a.pth: 1.0 MB of 1.0 MB (100 %)"
     assert any("trying again" in line for line in lines)
 
 
