@@ -1,7 +1,9 @@
 """From a document to a checked instance of any frozen dataclass, and back to plain values."""
 
+import dataclasses
 import functools
 import json
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -22,7 +24,8 @@ def build(cls: type[Options], document: Document) -> Options:
 
     Args:
         cls: a dataclass of stdlib types, `Annotated` limits, literals, unions and dataclasses.
-        document: what `read_document` or `override` gave.
+        document: what `read_document` or `override` gave, or values from Python, among which
+            paths and instances of the dataclasses may stand too.
 
     Raises:
         ConfigError: one line for each unknown or missing option and each value that is not
@@ -54,11 +57,25 @@ def adapter(cls: Any) -> TypeAdapter[list[Any]]:
 
 
 def _validated(cls: Any, values: dict[str, Any], document: Document) -> Any:
+    # As JSON, whose strict rules take a list for a tuple and a text for a path.
+    text = json.dumps([values], default=_from_python)
     try:
-        # As JSON, whose strict rules take a list for a tuple and a text for a path.
-        return adapter(cls).validate_json(json.dumps([values]))[0]
+        return adapter(cls).validate_json(text)[0]
     except ValidationError as error:
         raise ConfigError("\n".join(problems.lines(cls, document, error))) from None
+    except ConfigError as error:  # of a class's own check, which tells no place
+        raise ConfigError(f"{document.origin(()) or 'configuration'}: {error}") from None
+
+
+def _from_python(value: Any) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(value)
+    raise ConfigError(
+        f"{value!r:.60} is {type(value).__name__}, which no configuration file can hold; "
+        "give numbers, text, lists, mappings and options."
+    )
 
 
 def _plain(instance: Any) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import annotated_types
 
+from jtl.config.dialect import KeyPath
+
 _SCALARS = {
     int: "an integer",
     float: "a number",
@@ -76,14 +78,15 @@ def is_mapping(hint: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Mapping)
 
 
-def every_option(cls: Any, seen: tuple[Any, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of each option of a dataclass and of those inside it, lists left out."""
-    for name, hint in field_types(cls).items():
-        yield (name,)
-        for each in get_union(bare(hint)) or (bare(hint),):
-            inner = bare(each)
-            if dataclasses.is_dataclass(inner) and inner not in seen:
-                yield from ((name, *rest) for rest in every_option(inner, (*seen, inner)))
+def every_option(hint: Any, seen: tuple[Any, ...] = ()) -> Iterator[KeyPath]:
+    """The path of each option in a type and all that it holds; of a list the first entry's."""
+    for inner in (bare(each) for each in get_union(bare(hint)) or (hint,)):
+        if get_origin(inner) in (tuple, list):
+            yield from ((0, *rest) for rest in every_option(child(inner, 0), seen))
+        elif dataclasses.is_dataclass(inner) and inner not in seen:
+            for name, option in field_types(inner).items():
+                yield (name,)
+                yield from ((name, *rest) for rest in every_option(option, (*seen, inner)))
 
 
 def _describe_container(hint: Any) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
@@ -133,6 +134,8 @@ def _sentence(cls: type, document: Document, finding: _Finding) -> str:
 def _problem(cls: type, finding: _Finding) -> tuple[KeyPath, str]:
     path, kind, hint = finding.path, finding.kind, finding.hints[-1]
     context = finding.details.get("ctx", {})
+    if kind == "json_invalid":
+        return (), f"holds text that is not valid Unicode ({context.get('error')})"
     if kind == "unexpected_keyword_argument":
         return path, _unknown_option(cls, finding)
     if kind in ("value_error", "assertion_error"):
@@ -142,8 +145,8 @@ def _problem(cls: type, finding: _Finding) -> tuple[KeyPath, str]:
         given = f"{context['tag']!r} is not allowed" if "tag" in context else "missing"
         return tag_path, f"{given}; give {_tags(hint, tag_path[-1])}"
     if path and path[-1] == "[key]":
-        key_type = get_args(explain.bare(finding.hints[-3]))[0]
-        return path[:-2], f"the key {path[-2]!r} is not allowed; give {explain.describe(key_type)}"
+        key_type = next(iter(get_args(explain.bare(finding.hints[-3]))), None)
+        return path[:-2], f"the key {path[-2]!r} is not allowed; {_allowed(finding, key_type)}"
     if kind == "missing" and isinstance(path[-1], int):
         path, hint = path[:-1], finding.hints[-2]  # a list that is too short, given as the value
     elif kind.startswith("missing"):
@@ -168,10 +171,11 @@ def _unknown_option(cls: type, finding: _Finding) -> str:
     siblings = list(explain.field_types(parent)) if dataclasses.is_dataclass(parent) else []
     if close := difflib.get_close_matches(name, siblings, n=1):
         return f"there is no such option; did you mean {dotted((*finding.path[:-1], close[0]))}?"
-    elsewhere = {dotted(path): None for path in explain.every_option(cls) if path[-1] == name}
+    below = ((*finding.path[:-1], *path) for path in explain.every_option(parent))
+    everywhere = itertools.chain(below, explain.every_option(cls))
+    elsewhere = list(dict.fromkeys(dotted(path) for path in everywhere if path[-1] == name))
     if elsewhere:
-        nearest = " or ".join(list(elsewhere)[:3])
-        return f"there is no such option here; did you mean {nearest}?"
+        return f"there is no such option here; did you mean {' or '.join(elsewhere[:3])}?"
     return f"there is no such option; there are {', '.join(siblings) or 'none'}"
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_an_integer_for_a_number_becomes_a_float_in_defaults_too():
 def test_a_default_out_of_range_is_reported():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Wrong:
-        phase: Phase = Phase(epochs=0)  # noqa: RUF009 (frozen)
+        phase: Phase = Phase(epochs=0)
 
     assert "phase.epochs: 0 is not allowed" in problem({}, Wrong)
 
@@ -157,6 +158,15 @@ def test_a_value_that_is_not_allowed_says_what_is(values, line):
             "batch_size: there is no such option here; did you mean train.batch_size?",
         ),
         (
+            {"freeze": "stem"},
+            "freeze: there is no such option here; did you mean train.phases[0].freeze?",
+        ),
+        (
+            {"train": {"momentum": 0.5}},
+            "train.momentum: there is no such option here; "
+            "did you mean train.optimizer.momentum or train.tagged.momentum?",
+        ),
+        (
             {"zzz": 1},
             "zzz: there is no such option; there are "
             "train, seed, name, precision, folder, class_weights, mean, schedule",
@@ -203,6 +213,41 @@ def test_a_problem_of_the_whole_names_the_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         build(Phase, read_document(path))
     assert str(caught.value) == f"{path}: clip must not exceed epochs"
+
+
+def test_a_class_that_raises_config_errors_itself_names_the_file(tmp_path):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Range:
+        low: float = 0.0
+        high: float = 1.0
+
+        def __post_init__(self):
+            if self.low > self.high:
+                raise ConfigError("low is above high.")
+
+    path = tmp_path / "range.yaml"
+    path.write_text("low: 3\n")
+    with pytest.raises(ConfigError, match=r"range\.yaml.*: low is above high"):
+        build(Range, read_document(path))
+
+
+def test_values_from_python_may_be_paths_tuples_and_options():
+    values = {"folder": Path("a") / "b", "mean": (0.5,), "train": Train(batch_size=3)}
+    assert build(Whole, Document(values=values)) == Whole(
+        folder=Path("a/b"), train=Train(batch_size=3)
+    )
+
+
+def test_a_value_that_no_file_can_hold_is_refused():
+    with pytest.raises(ConfigError, match="is complex, which no configuration file can hold"):
+        build(Whole, Document(values={"seed": 1j}))
+
+
+def test_text_that_is_no_unicode_is_refused(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text('name: "\\ud800"\n')
+    with pytest.raises(ConfigError, match=r"broken\.yaml: holds text that is not valid Unicode"):
+        build(Whole, read_document(path))
 
 
 def test_a_long_value_is_cut_in_the_message():
