@@ -8,6 +8,7 @@ import numpy as np
 
 from jtl.errors import ConfigError, WeightsError
 from jtl.weights.layouts.transform import Entry
+from jtl.weights.ledger import is_real_float
 
 # XLA takes a host array over without a copy if it begins at such an address.
 _ALIGNMENT = 64
@@ -33,7 +34,7 @@ def check_param_dtype(asked: Any | None) -> None:
     if asked is None:
         return
     dtype = np.dtype(asked)
-    if dtype.kind != "f" and dtype.name != "bfloat16":
+    if not is_real_float(dtype):
         raise ConfigError(
             f"param_dtype={dtype} is no float; give float16, bfloat16, float32 or float64."
         )
@@ -45,11 +46,9 @@ def check_param_dtype(asked: Any | None) -> None:
 
 
 def model_dtype(dtypes: Sequence[np.dtype]) -> np.dtype:
-    """The narrowest dtype that holds all of them: what new parameters are drawn in."""
-    result = dtypes[0]
-    for dtype in dtypes[1:]:
-        result = np.dtype(jnp.promote_types(result, dtype))
-    return result
+    """The narrowest float that holds all of them: what new parameters are drawn in."""
+    floats = [np.dtype(dtype) for dtype in dtypes if is_real_float(dtype)]
+    return np.dtype(jnp.result_type(*floats) if floats else np.float32)
 
 
 def convert(

@@ -16,6 +16,7 @@ from jtl.weights.layouts.identify import LAYOUTS, Match, identify
 from jtl.weights.layouts.layout import Layout, variable_shapes
 from jtl.weights.layouts.transform import Entry
 from jtl.weights.ledger import transformed_shape
+from jtl.weights.metadata import field_differences
 from jtl.weights.readers import WeightFile
 
 
@@ -32,6 +33,8 @@ class Fit:
         shapes: the leaves of `model`, by slash path.
         num_classes: the width of the file's head; None where it has none.
         faults: how many tensors or leaves are without a partner or have another shape.
+        differences: a line for each field by which the file's own network is another, where
+            the file says its fields.
     """
 
     architecture: str
@@ -42,6 +45,7 @@ class Fit:
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     num_classes: int | None
     faults: int
+    differences: tuple[str, ...] = ()
 
 
 def fit_layout(
@@ -61,9 +65,10 @@ def fit_layout(
     """
     best = None
     for candidate in _candidates(name, file, fields, variant):
-        if best is None or candidate.faults < best.faults:
+        rank = (candidate.faults, len(candidate.differences))
+        if best is None or rank < (best.faults, len(best.differences)):
             best = candidate
-        if not best.faults:
+        if not any(rank):
             return best
     found = identify({name: tuple(tensor.shape) for name, tensor in file.tensors.items()})
     exact = [match for match in found if match.exact]
@@ -78,14 +83,18 @@ def fit_layout(
             f"{file.path} does not hold {name} in any layout that is known "
             f"({', '.join(LAYOUTS)}){closest}. `jtl weights inspect` shows what it holds."
         )
+    if best.differences and not best.faults:
+        raise WeightsError(
+            f"{file.path} fits {name}, but its network computes something else: "
+            f"{'; '.join(best.differences)}. Give load_model the fields of the file."
+        )
     return best
 
 
 def describe(match: Match) -> str:
     """What a match is, in words: `resnet101 (torchvision layout, 1000 classes)`."""
     classes = "no head" if match.num_classes is None else f"{match.num_classes} classes"
-    variant = "" if match.variant == match.layout else f" of variant {match.variant}"
-    text = f"{match.architecture}{variant} ({match.layout} layout, {classes})"
+    text = f"{match.architecture}{variant_suffix(match)} ({match.layout} layout, {classes})"
     faults = len(match.missing) + len(match.extra) + len(match.mismatched)
     if faults:
         text += (
@@ -93,6 +102,13 @@ def describe(match: Match) -> str:
             f"{len(match.mismatched)} of another shape"
         )
     return text
+
+
+def variant_suffix(found: Match | Fit) -> str:
+    """` of variant keras`, where the layout does not tell which variant it is; else nothing."""
+    layout = found.layout if isinstance(found, Match) else found.layout.name
+    told = found.variant in (layout, next(iter(model_spec(found.architecture).variants)))
+    return "" if told else f" of variant {found.variant}"
 
 
 def _candidates(
@@ -141,6 +157,7 @@ def _fit(
         shapes=shapes,
         num_classes=_held_classes(entries, shapes, file),
         faults=_count_faults(entries, shapes, layout, file),
+        differences=field_differences(file, model),
     )
 
 

@@ -1,9 +1,7 @@
 """Loading: from a file, a name or a pytree to a model's variables, with the ledger of it."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,10 +24,11 @@ from jtl.weights.head import (
     keep_rows,
     plan_head,
 )
-from jtl.weights.ledger import Ledger, ShapeDtype, random_rows, reconcile
+from jtl.weights.ledger import Ledger, Row, random_rows, reconcile
 from jtl.weights.metadata import choose_preprocess, file_classes
 from jtl.weights.preprocess import Preprocess, released_preprocess
-from jtl.weights.readers import WeightFile, check_finite, read_weights
+from jtl.weights.readers import WeightFile, check_finite
+from jtl.weights.source import Weights, open_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +53,7 @@ class Pretrained:
 
 def load_model(
     name: str,
-    weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    weights: Weights | None = None,
     num_classes: int | None = None,
     *,
     rng: int | jax.Array | None = None,
@@ -64,6 +63,7 @@ def load_model(
     param_dtype: Any | None = None,
     preprocess: Preprocess | None = None,
     variant: str | None = None,
+    entry: str | None = None,
     **fields: Any,
 ) -> Pretrained:
     """A network of the registry with pretrained, or with random, weights.
@@ -85,6 +85,8 @@ def load_model(
         preprocess: the input record, where neither the file nor its publisher says the right one.
         variant: whose details the model follows, such as `keras`; the file decides where it is
             None, and without a file the first.
+        entry: which part of a training checkpoint to open, such as `state_dict_ema`; None for
+            the network's own weights.
         **fields: further fields of the model, such as `drop_path_rate` or `remat`.
 
     Raises:
@@ -102,7 +104,7 @@ def load_model(
         fields = _with_dtype(np.dtype(param_dtype or np.float32), fields)
         model = create_model(name, num_classes=count or 1000, variant=variant, **fields)
         return _draw_all(name, model, rng, classes, preprocess)
-    file, released = open_weights(weights)
+    file, released = open_weights(weights, entry)
     check_finite(file)
     found = fit_layout(name, file, fields, variant)
     plan = plan_head(
@@ -113,60 +115,50 @@ def load_model(
         held_classes=file_classes(file, found.num_classes),
         where=file.path,
     )
-    variables, model, rows = _fill(name, file, found, plan, rng, param_dtype, fields)
+    rows, leaves = account(file, found, plan, param_dtype)
+    model = _model(name, plan.num_classes, found.variant, leaves, fields)
+    variables = _fill(file, found, plan, leaves, model, rng)
     if preprocess is None:
-        record, origin = choose_preprocess(file, released, found)
+        record, origin = input_record(file, released, found)
     else:
         record, origin = preprocess, "the caller"
-    ledger = Ledger(
-        path=file.path,
-        format=file.format,
-        model=name,
-        layout=found.layout.name,
-        rows=rows,
-        notes=(*file.notes, *plan.notes, f"preprocessing from {origin}"),
-    )
+    notes = (*plan.notes, f"preprocessing from {origin}")
     return Pretrained(
-        model=model, variables=variables, preprocess=record, ledger=ledger, classes=plan.classes
+        model=model,
+        variables=variables,
+        preprocess=record,
+        ledger=make_ledger(file, found, rows, notes),
+        classes=plan.classes,
     )
 
 
-def open_weights(
-    weights: str | os.PathLike[str] | Mapping[str, Any],
-) -> tuple[WeightFile, Mapping[str, Any] | None]:
-    """The file behind what a user named, and the input record that its publisher gives.
+def account(
+    file: WeightFile, found: Fit, plan: HeadPlan, param_dtype: Any | None
+) -> tuple[tuple[Row, ...], dict[str, jax.ShapeDtypeStruct]]:
+    """What will become of every tensor, before any is copied.
+
+    Args:
+        file: what was read.
+        found: the model and the layout that it fits.
+        plan: what becomes of the head.
+        param_dtype: as in `load_model`.
+
+    Returns:
+        The ledger's rows, and the model's leaves as they will be, by slash path.
 
     Raises:
-        WeightsError: the name is not known, or the file cannot be read.
+        WeightsError: something does not fit; all of it is listed.
     """
-    if not isinstance(weights, str):
-        return read_weights(weights), None
-    from jtl.weights.catalogue import released_weights
-    from jtl.weights.fetch import locate
-
-    released = released_weights().get(weights)
-    if released is not None:
-        return read_weights(locate(weights)), released.preprocess
-    remote = weights.startswith("hf:") or "://" in weights
-    if not remote and (Path(weights).exists() or _looks_like_path(weights)):
-        return read_weights(weights), None
-    return read_weights(locate(weights)), None
-
-
-def _fill(
-    name: str,
-    file: WeightFile,
-    found: Fit,
-    plan: HeadPlan,
-    rng: int | jax.Array | None,
-    param_dtype: Any | None,
-    fields: Mapping[str, Any],
-) -> tuple[dict[str, Any], StagedNet, tuple[Any, ...]]:
-    """The variables, the model that they fit and the rows of the ledger."""
     heads = class_leaves(found.shapes)
-    dtypes = _leaf_dtypes(found, file.tensors, param_dtype)
-    model = _model(name, plan.num_classes, found.variant, dtypes, fields)
-    leaves = _leaves(found, dtypes, heads, plan.num_classes)
+    held = {e.destination: e.source for e in found.entries if e.source in file.tensors}
+    known = {
+        path: stored_dtype(file.tensors[name].dtype, param_dtype) for path, name in held.items()
+    }
+    widest = model_dtype(list(known.values()))
+    leaves = {}
+    for path, leaf in found.shapes.items():
+        shape = (*leaf.shape[:-1], plan.num_classes) if path in heads else leaf.shape
+        leaves[path] = jax.ShapeDtypeStruct(shape, known.get(path, widest))
     replaced = {} if plan.status == "loaded" else dict.fromkeys(heads, (plan.status, plan.reason))
     rows = reconcile(
         found.entries,
@@ -174,21 +166,62 @@ def _fill(
         leaves,
         ignored=found.layout.ignored,
         replaced=replaced,
-        where=f"{file.path} ({found.layout.name} layout) as {name}",
+        where=f"{file.path} ({found.layout.name} layout) as {found.architecture}",
     )
-    wanted = [
-        e for e in found.entries if plan.status != "initialised" or e.destination not in heads
-    ]
+    return rows, leaves
+
+
+def input_record(
+    file: WeightFile, released: Mapping[str, Any] | None, found: Fit
+) -> tuple[Preprocess, str]:
+    """The input record of a file and, in words, who says so."""
+    return choose_preprocess(
+        file,
+        released,
+        layout=found.layout.name,
+        architecture=found.architecture,
+        input_size=found.model.example_size,
+    )
+
+
+def make_ledger(
+    file: WeightFile, found: Fit, rows: tuple[Row, ...], notes: Sequence[str]
+) -> Ledger:
+    """The ledger of a file; what its reader did to the names comes before the other notes."""
+    return Ledger(
+        path=file.path,
+        format=file.format,
+        model=found.architecture,
+        layout=found.layout.name,
+        rows=rows,
+        notes=(*file.notes, *notes),
+    )
+
+
+def _fill(
+    file: WeightFile,
+    found: Fit,
+    plan: HeadPlan,
+    leaves: Mapping[str, jax.ShapeDtypeStruct],
+    model: StagedNet,
+    rng: int | jax.Array | None,
+) -> dict[str, Any]:
+    heads = class_leaves(leaves)
+    fresh = plan.status == "initialised"
+    wanted = [entry for entry in found.entries if not (fresh and entry.destination in heads)]
+    dtypes = {path: np.dtype(leaf.dtype) for path, leaf in leaves.items()}
+    drawn = {}
+    if plan.draws:
+        drawn = draw_class_leaves(model, leaves, _key(rng, f"the head ({plan.reason})"))
     arrays = convert(wanted, file.tensors, dtypes, file.path)
-    if plan.status != "loaded":
-        what = f"the head ({plan.reason})"
-        drawn = draw_class_leaves(model, leaves, _key(rng, what)) if plan.draws else {}
-        for path in heads:
-            if plan.status == "matched":
-                arrays[path] = keep_rows(drawn.get(path), arrays[path], plan, dtypes[path])
-            else:
-                arrays[path] = drawn[path]
-    return unflatten(jax.device_put(arrays)), model, rows
+    if plan.status == "matched":
+        kept = {path: arrays[path] for path in heads}
+        arrays |= {
+            path: keep_rows(drawn.get(path), array, plan, dtypes[path])
+            for path, array in kept.items()
+        }
+    # All at once: hundreds of single transfers would take longer than the copies.
+    return unflatten(jax.device_put(drawn | arrays))
 
 
 def _draw_all(
@@ -221,35 +254,16 @@ def _draw_all(
     )
 
 
-def _leaf_dtypes(
-    found: Fit, tensors: Mapping[str, np.ndarray], param_dtype: Any | None
-) -> dict[str, np.dtype]:
-    held = {e.destination: tensors[e.source] for e in found.entries if e.source in tensors}
-    known = {path: stored_dtype(tensor.dtype, param_dtype) for path, tensor in held.items()}
-    widest = model_dtype(list(known.values()))
-    return {path: known.get(path, widest) for path in found.shapes}
-
-
-def _leaves(
-    found: Fit, dtypes: Mapping[str, np.dtype], heads: Sequence[str], num_classes: int
-) -> dict[str, ShapeDtype]:
-    leaves: dict[str, ShapeDtype] = {}
-    for path, leaf in found.shapes.items():
-        shape = (*leaf.shape[:-1], num_classes) if path in heads else tuple(leaf.shape)
-        leaves[path] = jax.ShapeDtypeStruct(shape, dtypes[path])
-    return leaves
-
-
 def _model(
     name: str,
     num_classes: int,
     variant: str,
-    dtypes: Mapping[str, np.dtype],
+    leaves: Mapping[str, jax.ShapeDtypeStruct],
     fields: Mapping[str, Any],
 ) -> StagedNet:
-    params = [dtype for path, dtype in dtypes.items() if path.startswith("params/")]
+    dtype = model_dtype([leaf.dtype for path, leaf in leaves.items() if path.startswith("params/")])
     return create_model(
-        name, num_classes=num_classes, variant=variant, **_with_dtype(model_dtype(params), fields)
+        name, num_classes=num_classes, variant=variant, **_with_dtype(dtype, fields)
     )
 
 
@@ -262,8 +276,3 @@ def _key(rng: int | jax.Array | None, what: str) -> jax.Array:
     if rng is None:
         raise ConfigError(f"{what} must be drawn at random: pass rng=, a seed or a jax.random key.")
     return stream_key(base_key(rng), "init", 0)
-
-
-def _looks_like_path(text: str) -> bool:
-    suffixes = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".keras", ".onnx", ".npz", ".msgpack")
-    return os.sep in text or text.endswith(suffixes)

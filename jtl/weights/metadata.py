@@ -1,17 +1,25 @@
-"""What a weight file says of itself: the names of its classes and how images reach it."""
+"""What a weight file says of itself: its classes, how images reach it, and its network's fields."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jtl.errors import WeightsError
-from jtl.weights.fit import Fit
+from jtl.models.staged import StagedNet
 from jtl.weights.preprocess import Preprocess, preprocess_from_timm, released_preprocess
 from jtl.weights.readers import WeightFile
 
 CLASSES_KEY = "jtl.classes"
 PREPROCESS_KEY = "jtl.preprocess"
+FIELDS_KEY = "jtl.fields"
+
+# Fields that do not change what given weights compute in evaluation, or where they come from.
+_FREE_FIELDS = (
+    *("parent", "name", "num_classes", "dropout_rate", "drop_path_rate", "dtype", "param_dtype"),
+    *("remat", "aux_head", "aux_weight"),
+)
 
 _LARGEST_CONFIG = 2**20
 
@@ -58,13 +66,53 @@ def file_preprocess(file: WeightFile) -> Preprocess | None:
         raise WeightsError(f"{file.path}: metadata {PREPROCESS_KEY!r}: {error}") from error
 
 
+def model_fields(model: StagedNet) -> dict[str, Any]:
+    """The fields that decide what a network computes from given weights, as JSON has them."""
+    names = (field.name for field in dataclasses.fields(model))
+    return {name: _plain(getattr(model, name)) for name in names if name not in _FREE_FIELDS}
+
+
+def field_differences(file: WeightFile, model: StagedNet) -> tuple[str, ...]:
+    """One line for each field in which the network that a file was saved from is another.
+
+    Raises:
+        WeightsError: the metadata is no record of fields.
+    """
+    text = file.metadata.get(FIELDS_KEY)
+    if text is None:
+        return ()
+    saved, own = _json(text, FIELDS_KEY, file.path), model_fields(model)
+    if not isinstance(saved, dict):
+        raise WeightsError(f"{file.path}: metadata {FIELDS_KEY!r} is no record.")
+    # A field that is younger than the file had its default then.
+    defaults = {field.name: _plain(field.default) for field in dataclasses.fields(model)}
+    saved = {**{name: defaults[name] for name in own}, **saved}
+    return tuple(
+        f"{name}={own.get(name)!r}, and the file was saved with {saved[name]!r}"
+        for name in sorted(saved)
+        if saved[name] != own.get(name)
+    )
+
+
 def choose_preprocess(
-    file: WeightFile, released: Mapping[str, Any] | None, found: Fit
+    file: WeightFile,
+    released: Mapping[str, Any] | None,
+    *,
+    layout: str,
+    architecture: str,
+    input_size: int,
 ) -> tuple[Preprocess, str]:
     """The input record of a file and, in words, who says so.
 
     The file's own metadata comes first, then what its publisher says, then a timm
     `config.json` in the same folder; else what the released weights of its layout take.
+
+    Args:
+        file: what was read.
+        released: what the catalogue says of it; None where the file has no place there.
+        layout: the key layout's name.
+        architecture: the registry's name of the model.
+        input_size: side of the images that the architecture was made for, pixels.
 
     Raises:
         WeightsError: a record is there and cannot be used.
@@ -77,8 +125,7 @@ def choose_preprocess(
     beside = _timm_config(file)
     if beside is not None:
         return preprocess_from_timm(beside), "config.json beside the file"
-    layout = found.layout.name
-    record = released_preprocess(layout, found.architecture, found.model.example_size)
+    record = released_preprocess(layout, architecture, input_size)
     return record, f"what is usual in the {layout} layout, as the file does not say"
 
 
@@ -89,6 +136,10 @@ def _timm_config(file: WeightFile) -> Mapping[str, Any] | None:
     config = _json(beside.read_text(encoding="utf-8", errors="replace"), "config", str(beside))
     known = isinstance(config, dict) and "pretrained_cfg" in config
     return config if known else None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _json(text: str, key: str, where: str) -> Any:

@@ -150,6 +150,19 @@ class Preprocess:
             pixels = pixels[..., ::-1]
         return (pixels * numbers.asarray(self.scale, dtype) - mean) / std
 
+    def describe(self) -> str:
+        """The record in one line, for people."""
+        size = f"{self.input_size} px"
+        if self.fit == "squash":
+            fit = f"squashed to {size}"
+        else:
+            fit = f"shorter side to {self.resize} px, centre of {size}"
+        mean, std = (" ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        return (
+            f"{self.channels}, {fit} ({self.interpolation}), "
+            f"(pixel × {self.scale:.6g} - [{mean}]) / [{std}]"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values that JSON holds exactly."""
         record = dataclasses.asdict(self)
