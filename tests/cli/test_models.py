@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from jtl.cli import main
 from jtl.cli.fetch import fetch
 from jtl.cli.models import models
 from jtl.errors import WeightsError
@@ -87,3 +88,20 @@ def test_fetch_prints_the_path_and_the_digest(capsys):
 def test_fetch_offline_is_one_error():
     with pytest.raises(WeightsError, match=r"resnet18-f37072fd\.pth and put it at"):
         fetch("resnet18.tv_in1k_v1", offline=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["models", "resnet500"], "jtl: there is no model 'resnet500'; did you mean resnet50"),
+        (["weights", "fetch", "resnet50.tv"], "jtl: there are no weights 'resnet50.tv'; did you"),
+    ],
+)
+def test_unknown_name_exits_with_two_and_one_line(capsys, arguments, said):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    shown = capsys.readouterr()
+    assert stop.value.code == 2
+    assert shown.err.startswith(said)
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
