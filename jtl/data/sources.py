@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jtl.errors import DataError
 from jtl.tree import nearest
@@ -20,10 +21,12 @@ class Source(Protocol):
     Attributes:
         classes: the name of each class, by label.
         labels: int32 `[examples]`.
+        provenance: where the examples come from and under which licence, fit for JSON.
     """
 
     classes: tuple[str, ...]
     labels: np.ndarray
+    provenance: Mapping[str, Any]
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -47,11 +50,13 @@ class ArraySource:
         images: uint8 `[examples, height, width, 3]`.
         labels: int32 `[examples]`.
         classes: the name of each class, by label.
+        provenance: where the examples come from and under which licence, fit for JSON.
     """
 
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuses arrays that do not fit together."""
@@ -114,6 +119,10 @@ def digits(image_size: int) -> ArraySource:
         images=resize_images(images, image_size),
         labels=raw.target.astype(np.int32),
         classes=tuple(str(name) for name in raw.target_names),
+        provenance={
+            "dataset": "Optical Recognition of Handwritten Digits (test part), by scikit-learn",
+            "licence": "CC BY 4.0",  # archive.ics.uci.edu/dataset/80
+        },
     )
 
 
@@ -147,3 +156,20 @@ def unknown_source(name: str, known: Sequence[str]) -> DataError:
     near = nearest(name, known)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return DataError(f"data.source: there is no {name!r}; known are {', '.join(known)}.{hint}")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as uint8 `[height, width, 3]`, or with a fourth channel of alpha.
+
+    Raises:
+        DataError: there is no such file, or it is no image that can be read.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            mode = "RGBA" if upright.has_transparency_data else "RGB"
+            return np.asarray(upright.convert(mode))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such image.") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is no image that can be read: {error}.") from error

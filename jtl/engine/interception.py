@@ -55,7 +55,7 @@ def intercept_training(context: BatchContext) -> Any:
         if isinstance(module, nn.BatchNorm):
             return _batch_norm(next_fun, args, kwargs, module, context)
         if isinstance(module, nn.Dropout):
-            return _dropout(next_fun, args, kwargs, module, context)
+            return _dropout(args, kwargs, module, context)
         return next_fun(*args, **kwargs)
 
     return nn.intercept_methods(intercept)
@@ -110,7 +110,6 @@ def _statistics(x: jax.Array, module: nn.BatchNorm, context: BatchContext) -> di
 
 
 def _dropout(
-    next_fun: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     module: nn.Dropout,

@@ -1,4 +1,4 @@
-"""The pure training, evaluation and prediction steps: arrays in, arrays out, one body everywhere."""
+"""The pure training, evaluation and prediction steps: one body under every placement."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jtl.engine.forward import Forward, as_forward
-from jtl.engine.freeze import Freeze, FrozenModules, Labels, TRAINABLE, entries_of, freeze_labels
+from jtl.engine.freeze import TRAINABLE, Freeze, FrozenModules, Labels, entries_of, freeze_labels
 from jtl.engine.interception import BatchContext, batch_sum
 from jtl.engine.losses import Loss, at_least_float32, class_indices, cross_entropy
 from jtl.engine.metrics import MetricSums, metric_sums

@@ -1,0 +1,74 @@
+"""The command line: the only place that reads argv; a user's mistake costs a line or two."""
+
+import sys
+
+from jtl.errors import JtlError
+
+_SUMMARY = """Fine-tune pretrained image networks in JAX.
+
+Start with `jtl train digits`; every command explains itself with --help."""
+
+# Named by text, so that `jtl --help` imports neither jax nor any room.
+_COMMANDS = {
+    "jtl.cli.train:train": "Train a bundled recipe or a config file, or go on with a run.",
+    "jtl.cli.run:evaluate": "Evaluate a finished run on one split of its data.",
+    "jtl.cli.run:predict": "Name the classes of image files.",
+    "jtl.cli.run:export": "Write a finished run's best parameters to one file.",
+    "jtl.cli.models:models": "List networks and their released weights.",
+    "jtl.cli.config:schema": "Write the JSON Schema of a config, for editors.",
+}
+_WEIGHT_COMMANDS = {
+    "jtl.cli.weights:inspect": "Say what a weight file holds and where each tensor goes.",
+    "jtl.cli.weights:convert": "Write weights in another library's layout.",
+    "jtl.cli.fetch:fetch": "Download released weights and verify them.",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command and exits: 0 for success, 2 for a mistake in what was asked."""
+    from cyclopts import CycloptsError
+
+    tokens = sys.argv[1:] if arguments is None else arguments
+    try:
+        _application()(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _fail(f"{error} (see {_help_command(tokens)})")
+    except JtlError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("jtl: interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone; Python would complain once more while it shuts down.
+        sys.stdout = None  # type: ignore[assignment]
+        sys.exit(141)
+
+
+def _application():  # type: ignore[no-untyped-def]
+    from cyclopts import App
+
+    app = App(name="jtl", help=_SUMMARY, version=_version, help_format="markdown")
+    for place, summary in _COMMANDS.items():
+        app.command(place, help=summary)
+    weights = App(name="weights", help="Look into, convert and fetch weight files.")
+    for place, summary in _WEIGHT_COMMANDS.items():
+        weights.command(place, help=summary)
+    app.command(weights)
+    return app
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("jtl")
+
+
+def _help_command(tokens: list[str]) -> str:
+    known = {place.rpartition(":")[2] for place in _COMMANDS} | {"weights"}
+    words = [token for token in tokens[:1] if token in known]
+    return " ".join(["jtl", *words, "--help"])
+
+
+def _fail(message: str) -> None:
+    print(f"jtl: {message}", file=sys.stderr)
+    sys.exit(2)

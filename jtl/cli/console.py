@@ -1,0 +1,148 @@
+"""What the terminal shows of a run: the start, a bar or plain lines, and the result."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jtl.engine.freeze import stage_table
+from jtl.experiment.train import Setup
+from jtl.training.events import Began, Evaluated, Event, Stepped
+from jtl.tree import count
+
+_PIPED_WIDTH = 120
+
+
+def make_console() -> Console:
+    """Standard output: colours and bars on a terminal, plain lines in a file or a pipe."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    return console
+
+
+def announce(console: Console, setup: Setup) -> None:
+    """Prints what was loaded, what it is trained on, and what each phase freezes."""
+    pretrained, examples, config = setup.pretrained, setup.examples, setup.config
+    console.print(f"run      {config.name}, seed {config.seed}, in {setup.workdir}")
+    console.print(f"model    {pretrained.ledger.summary()}")
+    sizes = ", ".join(f"{len(own)} {name}" for name, own in examples.splits.items() if len(own))
+    classes = len(examples.source.classes)
+    console.print(f"data     {config.data.source}: {classes} classes; {sizes}")
+    devices = f"{len(setup.place.devices)} × {setup.place.devices[0].device_kind}"
+    console.print(f"devices  {devices}, batches of {config.data.batch_size}")
+    console.print(_phase_table(setup))
+
+
+def _phase_table(setup: Setup) -> Table:
+    params, stages = setup.pretrained.variables["params"], setup.pretrained.model.stages
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    table.add_column("parameters", justify="right")
+    columns = []
+    for index, phase in enumerate(setup.phases, 1):
+        table.add_column(f"phase {index}: steps {phase.start}-{phase.stop}")
+        columns.append(stage_table(params, phase.labels, stages))
+    for rows in zip(*columns):
+        row = rows[0]
+        table.add_row(row.stage, f"{row.parameters:,}", *(_status(own) for own in rows))
+    trained = (sum(row.parameters - row.frozen for row in rows) for rows in columns)
+    table.add_row("total", f"{count(params):,}", *(f"{n:,} trained" for n in trained))
+    return table
+
+
+def _status(row: Any) -> str:
+    if row.frozen == 0:
+        return "trained"
+    return "frozen" if row.frozen == row.parameters else f"{row.frozen:,} frozen"
+
+
+class Live:
+    """Listens to a run: a bar on a terminal, and a line for each evaluation everywhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._last: Stepped | None = None
+
+    def __enter__(self) -> "Live":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Shows an event."""
+        if isinstance(event, Began):
+            self._begin(event)
+        elif isinstance(event, Stepped):
+            self._last = event
+            if self._bar is not None:
+                self._bar.update(self._task, completed=event.step, text=_pace(event))
+        elif isinstance(event, Evaluated):
+            self._console.print(self._line(event))
+
+    def _begin(self, event: Began) -> None:
+        if event.step:
+            self._console.print(f"resumed  at step {event.step} of {event.steps}")
+        if self._console.is_terminal:
+            columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[text]}"))
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
+            self._task = self._bar.add_task("", total=event.steps, completed=event.step, text="")
+            self._bar.start()
+
+    def _line(self, event: Evaluated) -> str:
+        train = f"train loss {self._last.metrics['loss']:.3f}, " if self._last else ""
+        speed = f", {self._last.images_per_second:,.0f} images/s" if self._last else ""
+        metrics = event.metrics
+        return (
+            f"epoch {event.epoch:5.1f}  phase {event.phase + 1}  {train}{event.split} loss "
+            f"{metrics['loss']:.3f}, accuracy {metrics['accuracy']:.4f}{speed}"
+            f"{'  best' if event.best else ''}"
+        )
+
+
+def _pace(event: Stepped) -> str:
+    metrics = event.metrics
+    return (
+        f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.3f}  "
+        f"{event.images_per_second:,.0f} images/s"
+    )
+
+
+def metrics_table(columns: Mapping[str, Mapping[str, float]]) -> Table:
+    """Metrics by row, one column for each set of parameters or split."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for metric in next(iter(columns.values())):
+        table.add_row(metric, *(f"{values[metric]:.4f}" for values in columns.values()))
+    return table
+
+
+def show_result(console: Console, setup_workdir: Any, summary: Mapping[str, Any]) -> None:
+    """Prints the metrics of a finished run, where it lies, and what to do next."""
+    columns = {
+        f"{split} ({which}, step {summary[which]['step']})": metrics
+        for which in ("best", "final")
+        for split, metrics in summary[which]["metrics"].items()
+        if split == "test" or "test" not in summary[which]["metrics"]
+    }
+    if summary["best"]["step"] == summary["final"]["step"]:
+        columns = {name: own for name, own in columns.items() if "final" in name}
+    if columns:
+        console.print(metrics_table(columns))
+    console.print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; all in {setup_workdir}")
+    console.print(f"next     jtl evaluate {setup_workdir}")
+    console.print(f"         jtl predict {setup_workdir} IMAGE.png")

@@ -1,0 +1,47 @@
+"""`jtl train`: trains a recipe or a config file, or goes on with a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def train(
+    config: str,
+    *,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    workdir: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    print_config: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Train a recipe that comes with jtl, or a config file of your own.
+
+    Example: `jtl train digits --set train.phases.0.epochs=3 --workdir runs/mine`.
+
+    Args:
+        config: the name of a bundled recipe, or a YAML file.
+        set_: one option by its dotted key, such as `data.batch_size=32`; may be repeated.
+        workdir: the run's folder; `runs/NAME` by default.
+        resume: go on with the run in that folder; safe to say again and again.
+        print_config: print every option as it would be used, and train nothing.
+    """
+    from jtl.config import to_yaml
+    from jtl.experiment.options import read_config
+
+    options = read_config(config, set_)
+    if print_config:
+        print(to_yaml(options), end="")
+        return
+    from jtl.cli.console import Live, announce, make_console, show_result
+    from jtl.experiment import train as run_training
+
+    console = make_console()
+    with Live(console) as live:
+        run = run_training(
+            options,
+            workdir=workdir,
+            resume=resume,
+            announce=lambda setup: announce(console, setup),
+            listeners=(live,),
+        )
+    show_result(console, run.workdir, run.summary)

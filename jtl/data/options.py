@@ -1,0 +1,54 @@
+"""What can be said about data in a config, and how it becomes a source."""
+
+import dataclasses
+from typing import Annotated
+
+from annotated_types import Ge
+
+from jtl.data.glyphs import GlyphOptions, render_glyphs
+from jtl.data.sources import BUNDLED, ArraySource, Source, unknown_source
+from jtl.data.splits import SplitOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where examples come from, and how they are dealt out.
+
+    Attributes:
+        source: `digits` (scikit-learn's handwritten digits) or `glyphs` (rendered from fonts).
+        batch_size: training examples a step, over all devices.
+        eval_batch_size: examples a step in evaluation, over all devices.
+        threads: readers of training batches; results do not depend on them.
+        split: train, validation and test.
+        glyphs: what the source `glyphs` renders.
+    """
+
+    source: str = "digits"
+    batch_size: Annotated[int, Ge(1)] = 64
+    eval_batch_size: Annotated[int, Ge(1)] = 256
+    threads: Annotated[int, Ge(1)] = 1
+    split: SplitOptions = SplitOptions()
+    glyphs: GlyphOptions = GlyphOptions()
+
+
+def load_source(options: DataOptions, image_size: int) -> Source:
+    """The source that the options name, with images at the network's size.
+
+    Args:
+        options: which source.
+        image_size: the side, in pixels, that the network takes.
+
+    Raises:
+        DataError: there is no such source, with near names.
+    """
+    if options.source == "glyphs":
+        glyphs = render_glyphs(dataclasses.replace(options.glyphs, size=image_size))
+        return ArraySource(
+            images=glyphs.images,
+            labels=glyphs.labels,
+            classes=glyphs.classes,
+            provenance={"fonts": [dataclasses.asdict(font) for font in glyphs.fonts]},
+        )
+    if options.source not in BUNDLED:
+        raise unknown_source(options.source, [*BUNDLED, "glyphs"])
+    return BUNDLED[options.source](image_size)

@@ -1,0 +1,141 @@
+"""From a config to the objects that it names: source, splits, network, steps, placement."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jtl.data.augment import AugmentOptions, make_augment
+from jtl.data.options import DataOptions, load_source
+from jtl.data.pipeline import TrainOrder, eval_batches
+from jtl.data.sources import Arrays, Source
+from jtl.data.splits import Splits, make_splits
+from jtl.engine import parallel
+from jtl.engine.losses import cross_entropy
+from jtl.engine.parallel import Placement
+from jtl.engine.step import Prepare, make_eval_step, make_predict_step
+from jtl.errors import ConfigError
+from jtl.experiment.options import Config, ModelOptions
+from jtl.models.registry import model_spec
+from jtl.rng import base_key, stream_key
+from jtl.training.evaluate import evaluate, predict
+from jtl.training.phases import Phase, make_phases
+from jtl.tree import nearest
+from jtl.weights.load import Pretrained, load_model
+from jtl.weights.preprocess import Preprocess
+
+PLACEMENTS = {
+    "auto": parallel.best,
+    "single": parallel.single,
+    "pmap": parallel.pmap,
+    "mesh": parallel.mesh,
+}
+
+
+def make_placement(name: str) -> Placement:
+    """The placement of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in PLACEMENTS:
+        near = nearest(name, PLACEMENTS)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"train.placement: there is no {name!r}; choose one of {', '.join(PLACEMENTS)}.{hint}"
+        )
+    return PLACEMENTS[name]()
+
+
+def make_model(options: ModelOptions, classes: tuple[str, ...], seed: int) -> Pretrained:
+    """The network with its weights, and a head for these classes."""
+    return load_model(
+        options.name,
+        options.weights,
+        len(classes),
+        rng=stream_key(base_key(seed), "init", 0),
+        head="auto" if options.weights is None else options.head,
+        classes=classes,
+        dropout_rate=options.dropout_rate,
+        **({"drop_path_rate": options.drop_path_rate} if options.drop_path_rate else {}),
+    )
+
+
+def make_prepare(preprocess: Preprocess, options: AugmentOptions | None) -> Prepare:
+    """Augmentation, where there are keys, and normalisation, on the device.
+
+    Args:
+        preprocess: of the weights.
+        options: how training images are varied; None varies nothing.
+    """
+    augment = make_augment(options) if options is not None else None
+
+    def prepare(batch: dict[str, Any], keys: jax.Array | None) -> dict[str, Any]:
+        images = batch["image"]
+        if augment is not None and keys is not None:
+            images = augment(images, keys)
+        return {"image": preprocess.normalize(images)}
+
+    return prepare
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+    """A source with its splits."""
+
+    source: Source
+    splits: Splits
+
+    def batches(self, split: str, batch_size: int) -> Iterator[Arrays]:
+        """A split's examples once, padded and masked."""
+        return eval_batches(self.source, self.splits[split], batch_size)
+
+    def order(self, options: DataOptions, seed: int) -> TrainOrder:
+        """The order of training."""
+        return TrainOrder(indices=self.splits["train"], batch_size=options.batch_size, seed=seed)
+
+
+def make_examples(options: DataOptions, image_size: int, seed: int) -> Examples:
+    """The source that the options name, split."""
+    source = load_source(options, image_size)
+    return Examples(source=source, splits=make_splits(source.labels, options.split, seed))
+
+
+def image_size(options: ModelOptions) -> int:
+    """The side, in pixels, that the network's images have."""
+    return model_spec(options.name).input_size
+
+
+class Evaluator:
+    """Evaluates and predicts with one network, each program compiled once."""
+
+    def __init__(
+        self, model: Any, preprocess: Preprocess, place: Placement, batch_size: int
+    ) -> None:
+        prepare = make_prepare(preprocess, None)
+        self._place = place
+        self._evaluate = place.compile(make_eval_step(model, loss=cross_entropy(), prepare=prepare))
+        self._predict = place.compile(make_predict_step(model, prepare=prepare))
+        devices = len(place.devices)
+        self.batch_size = -(-batch_size // devices) * devices
+
+    def metrics(self, variables: Any, examples: Examples, split: str) -> dict[str, float]:
+        """The metrics of a split; `variables` lie where `put` placed them."""
+        batches = examples.batches(split, self.batch_size)
+        return evaluate(self._place, self._evaluate, variables, batches)
+
+    def probabilities(self, variables: Any, batches: Iterator[Arrays]) -> Any:
+        """Class probabilities of all unmasked examples, in order."""
+        return predict(self._place, self._predict, variables, batches)
+
+    def put(self, variables: Any) -> Any:
+        """Copies variables to where the steps run."""
+        return self._place.put_state(variables)
+
+
+def phases_of(config: Config, pretrained: Pretrained, order: TrainOrder) -> tuple[Phase, ...]:
+    """The phases of a config, made ready for this network."""
+    prepare = make_prepare(pretrained.preprocess, config.augment)
+    params = pretrained.variables["params"]
+    return make_phases(config.train, pretrained.model, params, order, prepare)

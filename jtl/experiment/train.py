@@ -1,0 +1,287 @@
+"""Training from a config: assemble, run the loop, evaluate, audit, write the summary."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jtl.data.options import DataOptions
+from jtl.data.pipeline import train_batches
+from jtl.data.sources import Arrays, Source, from_arrays
+from jtl.data.splits import make_splits
+from jtl.engine.parallel import Placement, check_batch_size
+from jtl.experiment.assemble import (
+    Evaluator,
+    Examples,
+    image_size,
+    make_examples,
+    make_model,
+    make_placement,
+    phases_of,
+)
+from jtl.experiment.options import Config, ModelOptions
+from jtl.experiment.run import Run, write_model
+from jtl.experiment.workdir import check_workdir, make_workdir
+from jtl.training.audit import audit_frozen
+from jtl.training.checkpoint import Checkpoints, Progress
+from jtl.training.events import Ended, Listener
+from jtl.training.files import write_json, write_text
+from jtl.training.logs import Records
+from jtl.training.loop import Loop
+from jtl.training.phases import Phase, PhaseOptions, ScheduleOptions, TrainOptions
+from jtl.weights.load import Pretrained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Setup:
+    """A run made ready: what is announced before its first step.
+
+    Attributes:
+        workdir: the run's folder.
+        config: what it is a function of.
+        examples: the source and its splits.
+        pretrained: the network with the weights it starts from.
+        phases: with their freeze specs.
+        place: where steps run.
+    """
+
+    workdir: Path
+    config: Config
+    examples: Examples
+    pretrained: Pretrained
+    phases: tuple[Phase, ...]
+    place: Placement
+
+
+def train(
+    config: Config,
+    *,
+    workdir: str | Path | None = None,
+    resume: bool = False,
+    source: Source | None = None,
+    announce: Callable[[Setup], None] | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Run:
+    """Trains as the config says, in a folder of its own.
+
+    Args:
+        config: what the run is a function of.
+        workdir: its folder, `runs/NAME` by default.
+        resume: whether to go on where the folder's run stopped; a folder that does not exist
+            yet is begun.
+        source: the examples, in place of those that the config names.
+        announce: hears once what is about to be trained.
+        listeners: hear of steps, evaluations and the end.
+
+    Raises:
+        ConfigError: the config cannot be carried out here.
+        DataError: the examples cannot be used.
+        WeightsError: the weights cannot be loaded.
+        CheckpointError: the folder holds another run, or cannot be written.
+    """
+    folder = Path(workdir) if workdir is not None else Path("runs") / config.name
+    check_workdir(folder, config, resume=resume)
+    setup = _set_up(config, folder, source)
+    make_workdir(folder, config)
+    write_text(folder / "ledger.json", setup.pretrained.ledger.to_json())
+    source_used, classes = setup.examples.source, setup.examples.source.classes
+    write_json(
+        folder / "data.json",
+        {"fingerprint": source_used.fingerprint, "provenance": dict(source_used.provenance)},
+    )
+    write_model(folder, setup.pretrained.model, setup.pretrained.preprocess, classes)
+    if announce is not None:
+        announce(setup)
+    evaluator = Evaluator(
+        setup.pretrained.model,
+        setup.pretrained.preprocess,
+        setup.place,
+        config.data.eval_batch_size,
+    )
+    with Checkpoints(folder) as checkpoints:
+        start = checkpoints.progress() or Progress()
+        with Records(folder, start.step) as records:
+            heard = (records, *listeners)
+            loop = _loop(setup, checkpoints, evaluator, heard)
+            state, progress = loop.run(setup.pretrained.variables, config.seed)
+            audit = audit_frozen(setup.pretrained.variables, state.variables, setup.phases)
+            best = state.variables
+            if progress.best_step not in (None, progress.step):
+                best = checkpoints.variables(progress.best_step, state.variables)
+            summary = _summary(setup, progress, evaluator, best, state.variables) | {
+                "frozen_audit": audit
+            }
+            _write_predictions(folder, setup.examples, evaluator, best)
+            write_json(folder / "summary.json", summary)
+            for listener in heard:
+                listener(Ended(summary=summary))
+    return Run(
+        workdir=folder,
+        config=config,
+        summary=summary,
+        model=setup.pretrained.model,
+        variables=best,
+        preprocess=setup.pretrained.preprocess,
+        classes=classes,
+        source=source,
+    )
+
+
+def finetune(
+    model: str,
+    data: str | tuple[np.ndarray, np.ndarray] | Source,
+    *,
+    weights: str | None = None,
+    freeze: str | Sequence[str] = "backbone",
+    epochs: float = 5.0,
+    rate: float = 1e-3,
+    batch_size: int = 32,
+    seed: int = 0,
+    workdir: str | Path | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Run:
+    """Fine-tunes a pretrained network in one call, with AdamW and a cosine schedule.
+
+    Args:
+        model: an architecture, such as `resnet50`.
+        data: the name of a source, a pair of images (uint8 `[n, height, width, 3]`) and labels
+            (int `[n]`), or any source.
+        weights: a file or a catalogue name; by default the released ones of that architecture.
+        freeze: what stays as it is.
+        epochs: how often every training example is seen.
+        rate: the peak learning rate.
+        batch_size: examples a step, over all devices.
+        seed: of everything random.
+        workdir: the run's folder, `runs/MODEL` by default.
+        listeners: hear of steps, evaluations and the end.
+
+    Raises:
+        JtlError: as `train` does.
+    """
+    phase = PhaseOptions(
+        freeze=freeze if isinstance(freeze, str) else tuple(freeze),
+        epochs=epochs,
+        schedule=ScheduleOptions(rate=rate),
+    )
+    named = data if isinstance(data, str) else "arrays"
+    config = Config(
+        name=model,
+        seed=seed,
+        model=ModelOptions(name=model, weights=weights or default_weights(model)),
+        data=DataOptions(source=named, batch_size=batch_size),
+        train=TrainOptions(phases=(phase,)),
+    )
+    source = None if isinstance(data, str) else _as_source(data, image_size(config.model))
+    return train(config, workdir=workdir, source=source, listeners=listeners)
+
+
+def default_weights(model: str) -> str:
+    """The weights that an architecture is loaded with where none are named.
+
+    Raises:
+        ConfigError: there is no such architecture.
+    """
+    from jtl.weights.catalogue import find_architectures
+
+    return find_architectures(model)[0].weights[0].name
+
+
+def _as_source(data: Any, size: int) -> Source:
+    return from_arrays(data[0], data[1], size) if isinstance(data, tuple) else data
+
+
+def _set_up(config: Config, folder: Path, source: Source | None) -> Setup:
+    place = make_placement(config.train.placement)
+    check_batch_size(config.data.batch_size, len(place.devices), "data.batch_size")
+    size = image_size(config.model)
+    if source is None:
+        examples = make_examples(config.data, size, config.seed)
+    else:
+        splits = make_splits(source.labels, config.data.split, config.seed)
+        examples = Examples(source=source, splits=splits)
+    pretrained = make_model(config.model, examples.source.classes, config.seed)
+    order = examples.order(config.data, config.seed)
+    return Setup(
+        workdir=folder,
+        config=config,
+        examples=examples,
+        pretrained=pretrained,
+        phases=phases_of(config, pretrained, order),
+        place=place,
+    )
+
+
+def _loop(
+    setup: Setup, checkpoints: Checkpoints, evaluator: Evaluator, listeners: Sequence[Listener]
+) -> Loop:
+    config, examples = setup.config, setup.examples
+    order = examples.order(config.data, config.seed)
+
+    def batches(start: int, stop: int) -> Iterator[Arrays]:
+        threads = config.data.threads
+        return train_batches(examples.source, order, start=start, stop=stop, threads=threads)
+
+    def validate(variables: Any) -> dict[str, float]:
+        return evaluator.metrics(variables, examples, "val")
+
+    return Loop(
+        phases=setup.phases,
+        order=order,
+        batches=batches,
+        place=setup.place,
+        checkpoints=checkpoints,
+        validate=validate if len(examples.splits["val"]) else None,
+        monitor=config.train.monitor,
+        listeners=listeners,
+        log_every=config.train.log_every,
+    )
+
+
+def _summary(
+    setup: Setup, progress: Progress, evaluator: Evaluator, best: Any, final: Any
+) -> dict[str, Any]:
+    splits = {name: own for name, own in setup.examples.splits.items() if len(own)}
+
+    def measured(variables: Any, step: int) -> dict[str, Any]:
+        placed = evaluator.put(variables)
+        metrics = {
+            split: evaluator.metrics(placed, setup.examples, split)
+            for split in ("val", "test")
+            if split in splits
+        }
+        return {"step": step, "metrics": metrics}
+
+    order = setup.examples.order(setup.config.data, setup.config.seed)
+    last = measured(final, progress.step)
+    same = progress.best_step in (None, progress.step)
+    return {
+        "name": setup.config.name,
+        "steps": progress.step,
+        "epochs": order.epoch(progress.step),
+        "seconds": progress.seconds,
+        "examples": {name: len(own) for name, own in splits.items()},
+        "monitor": setup.config.train.monitor,
+        "best": last if same else measured(best, progress.best_step or 0),
+        "final": last,
+        "data_fingerprint": setup.examples.source.fingerprint,
+    }
+
+
+def _write_predictions(folder: Path, examples: Examples, evaluator: Evaluator, best: Any) -> None:
+    split = next((name for name in ("test", "val") if len(examples.splits[name])), None)
+    if split is None:
+        return
+    batches = examples.batches(split, evaluator.batch_size)
+    rows = evaluator.probabilities(evaluator.put(best), batches)
+    names = examples.source.classes
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["split", "example", "label", "predicted", *(f"p({name})" for name in names)])
+    for index, row in zip(examples.splits[split], rows):
+        label, predicted = names[examples.source.labels[index]], names[int(row.argmax())]
+        writer.writerow([split, index, label, predicted, *(f"{p:.6g}" for p in row)])
+    write_text(folder / "predictions.csv", text.getvalue())

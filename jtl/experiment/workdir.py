@@ -1,0 +1,116 @@
+"""A run's folder: who may write to it, and what stands in it from the start."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jtl.config import build, difference, read_document, to_yaml
+from jtl.errors import CheckpointError, ConfigError
+from jtl.experiment.options import Config
+from jtl.training.files import write_json, write_text
+
+_LIBRARIES = ("jtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def check_workdir(workdir: Path, config: Config, *, resume: bool) -> None:
+    """Whether a run of this config may have this folder; changes nothing.
+
+    Raises:
+        CheckpointError: the folder holds another run or something else.
+        ConfigError: the run to resume was made from another config.
+    """
+    if (workdir / "config.yaml").exists():
+        if not resume:
+            raise CheckpointError(
+                f"{workdir} already holds a run: add --resume to go on with it, or choose another "
+                "folder with --workdir."
+            )
+        _check_same(workdir, config)
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise CheckpointError(
+            f"{workdir} is no run (it has no config.yaml) and is not empty: choose another folder "
+            "with --workdir."
+        )
+
+
+def make_workdir(workdir: Path, config: Config) -> None:
+    """Makes a run's folder with what is known before the first step; keeps one that is there.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    if (workdir / "config.yaml").exists():
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{workdir} cannot be made ({error.strerror}); choose another folder with --workdir."
+        ) from error
+    write_json(workdir / "environment.json", environment())
+    # Last, because this file is what makes the folder a run.
+    write_text(workdir / "config.yaml", to_yaml(config))
+
+
+def stored_config(workdir: Path) -> Config:
+    """The config of the run in a folder.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+    """
+    path = workdir / "config.yaml"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{workdir} is no run: it has no config.yaml; give the folder that jtl train printed."
+        )
+    return build(Config, read_document(path))
+
+
+def _check_same(workdir: Path, config: Config) -> None:
+    changed = difference(stored_config(workdir), config)
+    if changed:
+        raise ConfigError(
+            f"{workdir} was made from another config ({'; '.join(changed)}): give the same one, or "
+            "choose another folder with --workdir."
+        )
+
+
+def environment() -> dict[str, Any]:
+    """What a run depended on beside its config: versions, devices and the command."""
+    return {
+        "command": shlex.join(sys.argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in _LIBRARIES},
+        "devices": [device.device_kind for device in jax.devices()],
+        "cores": os.cpu_count(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """What `summary.json` holds.
+
+    Raises:
+        CheckpointError: the run has not ended.
+    """
+    path = workdir / "summary.json"
+    if not path.exists():
+        raise CheckpointError(
+            f"{workdir} has no summary.json yet: its training has not ended; go on with --resume."
+        )
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary

@@ -1,0 +1,1 @@
+"""The imperative shell around the engine: phases, the loop, checkpoints, evaluation, logs."""

@@ -1,0 +1,138 @@
+"""Checkpoints of a run: state, phase and data position, by Orbax, in `checkpoints/STEP`."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jtl.engine.state import TrainState
+from jtl.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a run knows beside its state.
+
+    Attributes:
+        step: batches consumed, which is also the data position.
+        phase: of the state, from 0.
+        best_step: the saved step with the best monitored metric so far, or None.
+        best_value: that metric.
+        seconds: of training up to here, over all starts.
+    """
+
+    step: int = 0
+    phase: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+    seconds: float = 0.0
+
+
+class Checkpoints:
+    """The checkpoints of one run's folder, as a context that waits for the last save.
+
+    Saving is asynchronous. At any moment at least one earlier save is complete, so that a run
+    that is killed while saving goes on from there.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        options = ocp.CheckpointManagerOptions(create=True, step_prefix=None)
+        self._folder = (workdir / "checkpoints").absolute()
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._folder} cannot be written ({error.strerror}); choose another --workdir."
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._manager.close()
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Begins to save a plain state; earlier steps but the best are deleted when it is safe."""
+        self._manager.wait_until_finished()
+        latest = self._manager.latest_step()
+        for step in self._manager.all_steps():
+            if step not in (latest, progress.best_step):
+                self._manager.delete(step)
+        self._manager.save(
+            progress.step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(_tree(state)),
+                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+            ),
+        )
+
+    def progress(self) -> Progress | None:
+        """What the newest complete checkpoint knows; None where there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+        )
+        return Progress(**restored["progress"])
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state saved at a step, in the structure, shapes and dtypes of `like`.
+
+        Raises:
+            CheckpointError: the checkpoint is missing, or does not fit.
+        """
+        template = _tree(like)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(
+                        template, restore_args=ocp.checkpoint_utils.construct_restore_args(template)
+                    )
+                ),
+            )["state"]
+        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint {self._folder / str(step)} does not fit this run: {error}"
+            ) from error
+        return TrainState(**restored)
+
+    def variables(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters and statistics saved at a step, in the structure of `like`.
+
+        Raises:
+            CheckpointError: the checkpoint is missing, or does not fit.
+        """
+        template = {name: like[name] for name in ("params", "batch_stats")}
+        arguments = ocp.args.PyTreeRestore(
+            template,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(template),
+            partial_restore=True,
+        )
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint {self._folder / str(step)} does not fit this run: {error}"
+            ) from error
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def abstract(state: TrainState) -> TrainState:
+    """The shapes, dtypes and devices of a state, without its values."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )

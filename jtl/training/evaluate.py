@@ -1,0 +1,45 @@
+"""Evaluation and prediction over whole splits: every example once, whatever the batch size."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jtl.data.sources import Arrays
+from jtl.engine.metrics import summarize
+from jtl.engine.parallel import Placement
+
+
+def evaluate(
+    place: Placement, step: Any, variables: Any, batches: Iterable[Arrays]
+) -> dict[str, float]:
+    """The metrics of all unmasked examples.
+
+    Args:
+        place: where the batches go.
+        step: an evaluation step that `place` compiled.
+        variables: as `place.put_state` gave them.
+        batches: padded and masked, all of one shape.
+    """
+    total = None
+    for batch in batches:
+        sums = step(variables, place.put_batch(batch))
+        total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
+    return summarize(total) if total is not None else {}
+
+
+def predict(place: Placement, step: Any, variables: Any, batches: Iterable[Arrays]) -> np.ndarray:
+    """The probabilities of all unmasked examples, in order: float `[examples, classes]`.
+
+    Args:
+        place: where the batches go.
+        step: a prediction step that `place` compiled.
+        variables: as `place.put_state` gave them.
+        batches: padded and masked, all of one shape.
+    """
+    rows = []
+    for batch in batches:
+        logits = np.asarray(step(variables, place.put_batch(batch)))
+        rows.append(np.asarray(jax.nn.softmax(logits, axis=-1))[batch["mask"]])
+    return np.concatenate(rows)
