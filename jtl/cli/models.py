@@ -9,6 +9,7 @@ from jtl.weights.fetch import find_source
 from jtl.weights.progress import megabytes
 
 _NOT_KNOWN = "not known"
+_WIDE = 120  # columns from which the table names weights; below, it counts them
 _PIPED_WIDTH = 240  # columns: wide enough that no row of a file or a pipe is broken
 
 
@@ -27,31 +28,32 @@ def models(name: str | None = None) -> None:
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     if name is None:
-        console.print(_table(), soft_wrap=False)
-        console.print("\nAll about one of them: jtl models NAME")
+        console.print(_table(console.width >= _WIDE), soft_wrap=False)
+        console.print("\nAll about one of them and its weights: jtl models NAME")
         return
     for network in find_architectures(name):
         console.print("\n".join(_describe(network)))
 
 
-def _table() -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _table(wide: bool) -> Table:
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="bold"
+    )
     table.add_column("name", no_wrap=True)
-    for column in ("params M", "GMACs", "input", "features"):
+    for column in ("params", "GMACs", "input", "features", "top-1 %"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("top-1 %", no_wrap=True)
     table.add_column("licence")
-    table.add_column("weights", overflow="fold")
+    table.add_column("weights", justify="left" if wide else "right", no_wrap=True)
     for network in catalogue():
         table.add_row(
             _title(network),
-            f"{network.parameters / 1e6:.2f}",
+            f"{network.parameters / 1e6:.1f}M",
             f"{network.multiply_adds / 1e9:.2f}",
             str(network.input_size),
             str(network.feature_width),
             _accuracies(network.weights),
             ", ".join(dict.fromkeys(item.licence for item in network.weights)),
-            _names(network.weights),
+            _names(network.weights) if wide else str(len(network.weights)),
         )
     return table
 
@@ -118,11 +120,9 @@ def _accuracies(weights: tuple[ReleasedWeights, ...]) -> str:
     known = sorted(item.top1 for item in weights if item.top1 is not None)
     if not known:
         return _NOT_KNOWN
-    return f"{known[0]:.1f}" + (f" – {known[-1]:.1f}" if len(known) > 1 else "")
+    return f"{known[0]:.1f}" + (f"–{known[-1]:.1f}" if len(known) > 1 else "")
 
 
 def _names(weights: tuple[ReleasedWeights, ...]) -> str:
-    if not weights:
-        return _NOT_KNOWN
-    more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
-    return weights[0].name + more
+    more = f" +{len(weights) - 1}" if len(weights) > 1 else ""
+    return weights[0].name + more if weights else _NOT_KNOWN

@@ -97,4 +97,5 @@ def export(
     from jtl.experiment import load_run
     from jtl.export import export_safetensors
 
-    print(export_safetensors(load_run(workdir), output or workdir / "model.safetensors"))
+    writers = {"safetensors": export_safetensors}
+    print(writers[format](load_run(workdir), output or workdir / f"model.{format}"))

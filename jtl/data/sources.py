@@ -16,17 +16,22 @@ Arrays = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-    """Labelled images with random access.
+    """Labelled images with random access."""
 
-    Attributes:
-        classes: the name of each class, by label.
-        labels: int32 `[examples]`.
-        provenance: where the examples come from and under which licence, fit for JSON.
-    """
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class, by label."""
+        ...
 
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    provenance: Mapping[str, Any]
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 `[examples]`."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the examples come from and under which licence, fit for JSON."""
+        ...
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -90,8 +95,8 @@ class ArraySource:
     def fingerprint(self) -> str:
         """SHA-256 over images, labels and class names."""
         total = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
-        total.update(np.ascontiguousarray(self.images))
-        total.update(np.ascontiguousarray(self.labels))
+        total.update(np.ascontiguousarray(self.images).data)
+        total.update(np.ascontiguousarray(self.labels).data)
         return total.hexdigest()
 
 

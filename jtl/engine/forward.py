@@ -18,7 +18,10 @@ Variables = dict[str, Any]
 class Forward(Protocol):
     """A network as the step sees it."""
 
-    stages: tuple[str, ...] | None
+    @property
+    def stages(self) -> tuple[str, ...] | None:
+        """The network's own order of stages, if it states one."""
+        ...
 
     def train(
         self,
@@ -88,9 +91,10 @@ class LinenForward:
 
     def evaluate(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits `[batch, classes]` with stored statistics and no randomness."""
-        return self.model.apply(variables, images, **self._mode(False))
+        logits: Any = self.model.apply(variables, images, **self._mode(False))
+        return logits
 
-    def _mode(self, train: bool) -> dict[str, bool]:
+    def _mode(self, train: bool) -> dict[str, Any]:
         known = inspect.signature(type(self.model).__call__).parameters
         return {"train": train} if "train" in known else {}
 

@@ -74,7 +74,9 @@ def _batch_norm(
         normalize = lambda: next_fun(*args, **{**kwargs, "use_running_average": True})  # noqa: E731
         if stored or frozen:
             return normalize()
-        old = {name: module.get_variable("batch_stats", name) for name in ("mean", "var")}
+        old: dict[str, jax.Array] = {
+            name: module.get_variable("batch_stats", name) for name in ("mean", "var")
+        }
         new = _statistics(args[0], module, context)
         for name in old:
             module.put_variable("batch_stats", name, new[name])

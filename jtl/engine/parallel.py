@@ -17,7 +17,10 @@ AXIS = "batch"
 class Placement(Protocol):
     """Where a step runs; it changes nothing that the step computes."""
 
-    devices: tuple[jax.Device, ...]
+    @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """The devices, the first of which plain states come back to."""
+        ...
 
     def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """The step, compiled; its first argument is donated where the step allows it."""

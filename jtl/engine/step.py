@@ -246,5 +246,6 @@ def _gather(rows: jax.Array, axis_name: str | None) -> jax.Array:
     # A sum of disjoint parts, because its result is known to be the same on every device.
     size, devices = rows.shape[0], jax.lax.axis_size(axis_name)
     whole = jnp.zeros((devices * size, *rows.shape[1:]), rows.dtype)
-    start = (jax.lax.axis_index(axis_name) * size, *[0] * (rows.ndim - 1))
-    return jax.lax.psum(jax.lax.dynamic_update_slice(whole, rows, start), axis_name)
+    start = jax.lax.axis_index(axis_name) * size
+    placed = jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
+    return jax.lax.psum(placed, axis_name)

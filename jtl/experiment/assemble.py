@@ -50,6 +50,10 @@ def make_placement(name: str) -> Placement:
 
 def make_model(options: ModelOptions, classes: tuple[str, ...], seed: int) -> Pretrained:
     """The network with its weights, and a head for these classes."""
+    # Only residual networks have the field, so it is not named where it is off.
+    fields: dict[str, Any] = {}
+    if options.drop_path_rate:
+        fields["drop_path_rate"] = options.drop_path_rate
     return load_model(
         options.name,
         options.weights,
@@ -58,7 +62,7 @@ def make_model(options: ModelOptions, classes: tuple[str, ...], seed: int) -> Pr
         head="auto" if options.weights is None else options.head,
         classes=classes,
         dropout_rate=options.dropout_rate,
-        **({"drop_path_rate": options.drop_path_rate} if options.drop_path_rate else {}),
+        **fields,
     )
 
 

@@ -13,6 +13,7 @@ from jtl.data.options import DataOptions
 from jtl.data.pipeline import train_batches
 from jtl.data.sources import Arrays, Source, from_arrays
 from jtl.data.splits import make_splits
+from jtl.engine.optim import ScheduleOptions
 from jtl.engine.parallel import Placement, check_batch_size
 from jtl.experiment.assemble import (
     Evaluator,
@@ -32,7 +33,7 @@ from jtl.training.events import Ended, Listener
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
 from jtl.training.loop import Loop
-from jtl.training.phases import Phase, PhaseOptions, ScheduleOptions, TrainOptions
+from jtl.training.phases import Phase, PhaseOptions, TrainOptions
 from jtl.weights.load import Pretrained
 
 
@@ -105,7 +106,7 @@ def train(
     with Checkpoints(folder) as checkpoints:
         start = checkpoints.progress() or Progress()
         with Records(folder, start.step) as records:
-            heard = (records, *listeners)
+            heard: tuple[Listener, ...] = (records, *listeners)
             loop = _loop(setup, checkpoints, evaluator, heard)
             state, progress = loop.run(setup.pretrained.variables, config.seed)
             audit = audit_frozen(setup.pretrained.variables, state.variables, setup.phases)
@@ -190,7 +191,7 @@ def default_weights(model: str) -> str:
     return find_architectures(model)[0].weights[0].name
 
 
-def _as_source(data: Any, size: int) -> Source:
+def _as_source(data: tuple[np.ndarray, np.ndarray] | Source, size: int) -> Source:
     return from_arrays(data[0], data[1], size) if isinstance(data, tuple) else data
 
 
