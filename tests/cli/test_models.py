@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 
@@ -28,12 +30,24 @@ def printed(capsys, *arguments):
 def test_table_has_one_row_a_network(capsys):
     lines = printed(capsys).splitlines()
     assert lines[0].split() == [
-        *("name", "params", "M", "GMACs", "input", "features", "top-1", "%", "licence", "weights")
+        *("name", "params", "GMACs", "input", "features", "top-1", "%", "licence", "weights")
     ]
     rows = lines[1 : 1 + len(catalogue())]
     assert [row.split()[0] for row in rows] == [network.name for network in catalogue()]
-    first = "resnet18 11.69 1.81 224 512 68.3 – 73.3 BSD-3-Clause, Apache-2.0, CC-BY-NC-4.0"
-    assert " ".join(rows[0].split()) == f"{first} resnet18.tv_in1k_v1 and 6 more"
+    first = "resnet18 11.7M 1.81 224 512 68.3–73.3 BSD-3-Clause, Apache-2.0, CC-BY-NC-4.0"
+    assert " ".join(rows[0].split()) == f"{first} resnet18.tv_in1k_v1 +6"
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_terminal_shows_names_and_figures_unbroken(columns):
+    code = "from jtl.cli.models import models; models()"
+    environment = {**os.environ, "COLUMNS": str(columns), "FORCE_COLOR": "1", "TERM": "xterm"}
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown.stdout.splitlines()]
+    assert max(map(len, lines)) <= columns
+    begun = [line.split()[:2] for line in lines if line.startswith("inception_v3")]
+    assert begun == [["inception_v3", "23.8M"], ["inception_v3", "(Keras)"]]
 
 
 def test_pipe_gets_no_control_characters(capsys):
