@@ -5,7 +5,7 @@ class JtlError(Exception):
     """Base of every error that jtl raises for a mistake in what it was given."""
 
 
-class ConfigError(JtlError):
+class ConfigError(JtlError, ValueError):
     """An option, a freeze spec or an argument does not make sense."""
 
 

@@ -21,15 +21,15 @@ def base_key(rng: int | jax.Array) -> jax.Array:
     """
     if isinstance(rng, int):
         return jax.random.key(rng, impl="threefry2x32")
-    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
-        rng = jax.random.wrap_key_data(rng)
-    implementation = str(jax.random.key_impl(rng))
+    typed = jnp.issubdtype(rng.dtype, jax.dtypes.prng_key)
+    key: jax.Array = rng if typed else jax.random.wrap_key_data(rng)
+    implementation = str(jax.random.key_impl(key))
     if "fry" not in implementation:
         raise ConfigError(
             f"the random key uses the generator {implementation!r}, which draws other numbers "
             "on other device counts; make it with jax.random.key(seed, impl='threefry2x32')."
         )
-    return rng
+    return key
 
 
 def stream_key(rng: jax.Array, stream: str, step: ArrayLike) -> jax.Array:
@@ -37,9 +37,7 @@ def stream_key(rng: jax.Array, stream: str, step: ArrayLike) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(rng, zlib.crc32(stream.encode())), step)
 
 
-def example_keys(
-    rng: jax.Array, stream: str, step: ArrayLike, position: jax.Array
-) -> jax.Array:
+def example_keys(rng: jax.Array, stream: str, step: ArrayLike, position: jax.Array) -> jax.Array:
     """One key per example, `[batch]`, by its place in the global batch.
 
     Args:

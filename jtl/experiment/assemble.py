@@ -15,17 +15,15 @@ from jtl.engine import parallel
 from jtl.engine.losses import cross_entropy
 from jtl.engine.parallel import Placement
 from jtl.engine.step import Prepare, make_eval_step, make_predict_step
-from jtl.errors import ConfigError
 from jtl.experiment.options import Config, ModelOptions
 from jtl.models.registry import model_spec
 from jtl.rng import base_key, stream_key
 from jtl.training.evaluate import evaluate, predict
 from jtl.training.phases import Phase, make_phases
-from jtl.tree import nearest
 from jtl.weights.load import Pretrained, load_model
 from jtl.weights.preprocess import Preprocess
 
-PLACEMENTS = {
+_PLACEMENTS = {
     "auto": parallel.best,
     "single": parallel.single,
     "pmap": parallel.pmap,
@@ -34,18 +32,8 @@ PLACEMENTS = {
 
 
 def make_placement(name: str) -> Placement:
-    """The placement of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in PLACEMENTS:
-        near = nearest(name, PLACEMENTS)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"train.placement: there is no {name!r}; choose one of {', '.join(PLACEMENTS)}.{hint}"
-        )
-    return PLACEMENTS[name]()
+    """The placement of that name, over all devices."""
+    return _PLACEMENTS[name]()
 
 
 def make_model(options: ModelOptions, classes: tuple[str, ...], seed: int) -> Pretrained:

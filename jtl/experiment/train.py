@@ -24,6 +24,7 @@ from jtl.experiment.assemble import (
     make_placement,
     phases_of,
 )
+from jtl.experiment.compilation import keep_compiled_programs
 from jtl.experiment.options import Config, ModelOptions
 from jtl.experiment.run import Run, write_model
 from jtl.experiment.workdir import check_workdir, make_workdir
@@ -86,6 +87,7 @@ def train(
     """
     folder = Path(workdir) if workdir is not None else Path("runs") / config.name
     check_workdir(folder, config, resume=resume)
+    keep_compiled_programs()
     setup = _set_up(config, folder, source)
     make_workdir(folder, config)
     write_text(folder / "ledger.json", setup.pretrained.ledger.to_json())

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import optax
 from annotated_types import Gt, Interval, Lt, MinLen
@@ -62,7 +62,7 @@ class TrainOptions:
     phases: Annotated[tuple[PhaseOptions, ...], MinLen(1)] = (PhaseOptions(),)
     label_smoothing: Rate = 0.0
     monitor: str | None = "accuracy"
-    placement: str = "auto"
+    placement: Literal["auto", "single", "pmap", "mesh"] = "auto"
     log_every: Annotated[int, Gt(0)] = 10
 
 
