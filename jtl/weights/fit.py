@@ -19,6 +19,9 @@ from jtl.weights.ledger import transformed_shape
 from jtl.weights.metadata import field_differences
 from jtl.weights.readers import WeightFile
 
+# A file with fewer faults than this share of the leaves is taken for the named model, but damaged.
+_NEARLY = 0.2
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
@@ -70,25 +73,31 @@ def fit_layout(
             best = candidate
         if not any(rank):
             return best
-    found = identify({name: tuple(tensor.shape) for name, tensor in file.tensors.items()})
+    if best is not None and not best.faults:
+        raise WeightsError(
+            f"{file.path} fits {name}, but its network computes something else: "
+            f"{'; '.join(best.differences)}. Give load_model the fields of the file."
+        )
+    if best is None or best.faults > len(best.entries) * _NEARLY:
+        _explain(name, file)
+    if best is None or best.faults > len(best.entries):
+        raise WeightsError(
+            f"{file.path} does not hold {name} in any layout that is known "
+            f"({', '.join(LAYOUTS)}); `jtl weights inspect` shows what it comes closest to."
+        )
+    return best
+
+
+def _explain(name: str, file: WeightFile) -> None:
+    """Stops where the file is exactly another network."""
+    # Only now: tracing every other network takes seconds.
+    found = identify({key: tuple(tensor.shape) for key, tensor in file.tensors.items()})
     exact = [match for match in found if match.exact]
     if exact and all(match.architecture != name for match in exact):
         raise WeightsError(
             f"{file.path} holds {describe(exact[0])}, not {name}; "
             f"load it as {exact[0].architecture!r}, or give the weights of {name}."
         )
-    if best is None or best.faults > len(best.entries):
-        closest = f"; it comes closest to {describe(found[0])}" if found else ""
-        raise WeightsError(
-            f"{file.path} does not hold {name} in any layout that is known "
-            f"({', '.join(LAYOUTS)}){closest}. `jtl weights inspect` shows what it holds."
-        )
-    if best.differences and not best.faults:
-        raise WeightsError(
-            f"{file.path} fits {name}, but its network computes something else: "
-            f"{'; '.join(best.differences)}. Give load_model the fields of the file."
-        )
-    return best
 
 
 def describe(match: Match) -> str:

@@ -1,17 +1,12 @@
-"""The head: whether a file's classes are kept, matched by name or drawn anew, and the drawing."""
+"""The head: whether a file's classes are kept, matched by name or drawn anew."""
 
 import dataclasses
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jtl.errors import ConfigError, WeightsError
-from jtl.models.staged import StagedNet
 from jtl.weights.ledger import ShapeDtype, Status
 
 HeadMode = Literal["auto", "keep", "init", "match"]
@@ -122,27 +117,6 @@ def class_leaves(shapes: Mapping[str, ShapeDtype]) -> tuple[str, ...]:
     return tuple(path for path in shapes if path.rpartition("/")[0] in dense)
 
 
-def draw_class_leaves(
-    model: StagedNet, shapes: Mapping[str, ShapeDtype], key: jax.Array
-) -> dict[str, np.ndarray]:
-    """New values for `class_leaves`, by slash path, from the layers' own initialisers.
-
-    Only those layers run: nothing else of the model is drawn or computed.
-
-    Args:
-        model: with the number of classes to come.
-        shapes: the model's leaves.
-        key: a typed key; each layer's is derived from it and the layer's path.
-    """
-    paths = class_leaves(shapes)
-    drawn = {}
-    for path, (layer, inputs) in _class_layers(model, paths).items():
-        layer_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        params = jax.jit(layer.init)(layer_key, jnp.zeros(inputs.shape, inputs.dtype))["params"]
-        drawn.update({f"params/{path}/{name}": np.asarray(leaf) for name, leaf in params.items()})
-    return drawn
-
-
 def keep_rows(drawn: np.ndarray | None, held: np.ndarray, plan: HeadPlan, dtype: Any) -> np.ndarray:
     """A leaf of the head with the kept classes from the file and the others as drawn.
 
@@ -208,35 +182,6 @@ def _plan_match(
     return HeadPlan(
         num_classes=len(names), status="matched", reason=reason, classes=names, kept=kept
     )
-
-
-def _class_layers(
-    model: StagedNet, paths: Sequence[str]
-) -> dict[str, tuple[nn.Dense, jax.ShapeDtypeStruct]]:
-    """The dense layers that own the leaves, unbound, each with the shape of its input."""
-    wanted = {path.partition("/")[2].rpartition("/")[0] for path in paths}
-    found: dict[str, tuple[nn.Dense, jax.ShapeDtypeStruct]] = {}
-
-    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        path = "/".join(context.module.path)
-        if path in wanted and context.method_name == "__call__":
-            layer = context.module.clone(parent=None, name=None)
-            found[path] = (layer, jax.ShapeDtypeStruct(args[0].shape, args[0].dtype))
-        return call(*args, **kwargs)
-
-    key = jax.random.key(0)
-    with nn.intercept_methods(record):
-        if wanted == {"head"}:
-            features = jax.ShapeDtypeStruct((1, model.feature_width), jnp.float32)
-            jax.eval_shape(
-                lambda x: model.init(key, x, "head", "head", method="run_stages"), features
-            )
-        else:
-            # Another head hangs onto the middle of the network: all of it must be traced.
-            size = model.example_size
-            images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-            jax.eval_shape(lambda x: model.init(key, x), images)
-    return found
 
 
 def _some(names: Sequence[str], shown: int = 4) -> str:

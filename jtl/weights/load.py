@@ -5,22 +5,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jtl.errors import ConfigError
-from jtl.models.registry import create_model
+from jtl.models.registry import create_model, model_spec
 from jtl.models.staged import StagedNet
-from jtl.rng import base_key, stream_key
 from jtl.tree import flatten, unflatten
 from jtl.weights.arrays import check_param_dtype, convert, model_dtype, stored_dtype
+from jtl.weights.draw import draw_class_leaves, draw_variables, init_key
 from jtl.weights.fit import Fit, fit_layout
 from jtl.weights.head import (
     HeadMode,
     HeadPlan,
     check_classes,
     class_leaves,
-    draw_class_leaves,
     keep_rows,
     plan_head,
 )
@@ -180,7 +178,7 @@ def input_record(
         released,
         layout=found.layout.name,
         architecture=found.architecture,
-        input_size=found.model.example_size,
+        input_size=model_spec(found.architecture).input_size,
     )
 
 
@@ -212,7 +210,7 @@ def _fill(
     dtypes = {path: np.dtype(leaf.dtype) for path, leaf in leaves.items()}
     drawn = {}
     if plan.draws:
-        drawn = draw_class_leaves(model, leaves, _key(rng, f"the head ({plan.reason})"))
+        drawn = draw_class_leaves(model, leaves, init_key(rng, f"the head ({plan.reason})"))
     arrays = convert(wanted, file.tensors, dtypes, file.path)
     if plan.status == "matched":
         kept = {path: arrays[path] for path in heads}
@@ -232,10 +230,7 @@ def _draw_all(
     preprocess: Preprocess | None,
 ) -> Pretrained:
     """The model with every parameter at random."""
-    size = model.example_size
-    # Under jit only the draws are computed: the forward pass is dead code there.
-    draw = jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3))))
-    variables = draw(_key(rng, "random parameters"))
+    variables = draw_variables(model, init_key(rng, "random parameters"))
     reason = "no weights were given"
     ledger = Ledger(
         path="<random>",
@@ -248,7 +243,7 @@ def _draw_all(
     return Pretrained(
         model=model,
         variables=variables,
-        preprocess=preprocess or released_preprocess("jtl", name, size),
+        preprocess=preprocess or released_preprocess("jtl", name, model_spec(name).input_size),
         ledger=ledger,
         classes=None if classes is None else tuple(classes),
     )
@@ -270,9 +265,3 @@ def _model(
 def _with_dtype(dtype: np.dtype, fields: Mapping[str, Any]) -> dict[str, Any]:
     # The default is left alone, so that equal models stay equal.
     return dict(fields) if dtype == np.float32 else {**fields, "param_dtype": dtype}
-
-
-def _key(rng: int | jax.Array | None, what: str) -> jax.Array:
-    if rng is None:
-        raise ConfigError(f"{what} must be drawn at random: pass rng=, a seed or a jax.random key.")
-    return stream_key(base_key(rng), "init", 0)
