@@ -7,10 +7,10 @@ if TYPE_CHECKING:
     from jtl import errors as errors
     from jtl.engine import losses as losses
     from jtl.engine import parallel as parallel
+    from jtl.engine.evaluation import make_eval_step as make_eval_step
     from jtl.engine.freeze import freeze_labels as freeze_labels
     from jtl.engine.optim import partition_optimizer as partition_optimizer
     from jtl.engine.state import TrainState as TrainState
-    from jtl.engine.step import make_eval_step as make_eval_step
     from jtl.engine.step import make_train_step as make_train_step
     from jtl.experiment import finetune as finetune
     from jtl.experiment import load_run as load_run
@@ -28,7 +28,7 @@ _HOMES = {
     "load_model": "jtl.weights.load",
     "load_run": "jtl.experiment",
     "losses": "jtl.engine.losses",
-    "make_eval_step": "jtl.engine.step",
+    "make_eval_step": "jtl.engine.evaluation",
     "make_train_step": "jtl.engine.step",
     "parallel": "jtl.engine.parallel",
     "partition_optimizer": "jtl.engine.optim",

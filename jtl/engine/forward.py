@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 
-from jtl.engine.interception import BatchContext, intercept_training
+from jtl.engine.interception import BatchContext, batch_mean, intercept_training
 from jtl.errors import ConfigError
 from jtl.rng import stream_key
+from jtl.tree import map_with_path
 
 Variables = dict[str, Any]
 
@@ -31,7 +32,7 @@ class Forward(Protocol):
         step: jax.Array,
         context: BatchContext,
     ) -> tuple[jax.Array, Any]:
-        """Logits `[batch, classes]` and the new statistics."""
+        """Logits `[batch, classes]`, and new statistics that are the same on every device."""
         ...
 
     def evaluate(self, variables: Variables, images: jax.Array) -> jax.Array:
@@ -79,7 +80,8 @@ class LinenForward:
         context: BatchContext,
     ) -> tuple[jax.Array, Any]:
         """Logits `[batch, classes]` and the new statistics."""
-        with intercept_training(context):
+        handled: set[str] = set()
+        with intercept_training(context, handled):
             logits, changed = self.model.apply(
                 variables,
                 images,
@@ -87,7 +89,14 @@ class LinenForward:
                 mutable=["batch_stats"],
                 rngs={"dropout": stream_key(rng, "dropout", step)},
             )
-        return logits, changed.get("batch_stats", variables["batch_stats"])
+        old = variables["batch_stats"]
+
+        def everywhere(path: str, after: jax.Array, before: jax.Array) -> jax.Array:
+            if after is before or path.rpartition("/")[0] in handled:
+                return after
+            return batch_mean(after, context.axis_name)
+
+        return logits, map_with_path(everywhere, changed.get("batch_stats", old), old)
 
     def evaluate(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits `[batch, classes]` with stored statistics and no randomness."""
@@ -119,7 +128,8 @@ class FunctionForward:
         keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(context.position)
         asks = "axis_name" in inspect.signature(self.apply).parameters
         axis = {"axis_name": context.axis_name} if asks else {}
-        return self.apply(variables, images, True, {"dropout": keys}, **axis)
+        logits, stats = self.apply(variables, images, True, {"dropout": keys}, **axis)
+        return logits, batch_mean(stats, context.axis_name)
 
     def evaluate(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits `[batch, classes]` with stored statistics and no randomness."""

@@ -1,7 +1,7 @@
 """The freeze spec: which parameters are frozen, and what follows for the modules that hold them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,8 @@ def freeze_labels(params: Any, freeze: Freeze, stages: Sequence[str] | None = No
         params: a pytree of parameters whose paths begin with the stage.
         freeze: stage names, ranges (`stem..layer3`) and globs over slash paths
             (`layer4/*/bn*`), or one of `none`, `backbone` (every stage but `head` and `aux`)
-            and `all`; an empty list is `none` and a string is a list of one.
+            and `all`; an entry after `!` thaws what those before it froze (`!**/bn*`); an empty
+            list is `none` and a string is a list of one.
         stages: the stages in the order that ranges follow; jtl's own networks need none.
 
     Returns:
@@ -37,22 +38,25 @@ def freeze_labels(params: Any, freeze: Freeze, stages: Sequence[str] | None = No
     entries = entries_of(freeze)
     paths = list(flatten(params))
     order = _stages_in(paths, stages)
-    found: list[str] = []
+    found: list[tuple[str, bool]] = []
     problems: list[str] = []
     for entry in entries:
         try:
-            patterns = _patterns(entry, entries, order)
+            patterns = _patterns(entry.removeprefix("!"), entries, order)
         except ConfigError as error:
             problems.append(str(error))
             continue
         if patterns and not any(matches(p, path) for p in patterns for path in paths):
-            problems.append(_unmatched(entry, order, paths))
-        found += patterns
+            problems.append(_unmatched(entry.removeprefix("!"), order, paths))
+        found += [(pattern, not entry.startswith("!")) for pattern in patterns]
     if problems:
         raise ConfigError(" ".join(problems))
-    return map_with_path(
-        lambda path, _: FROZEN if any(matches(p, path) for p in found) else TRAINABLE, params
-    )
+
+    def label(path: str, _: Any) -> str:
+        said = [frozen for pattern, frozen in found if matches(pattern, path)]
+        return FROZEN if said and said[-1] else TRAINABLE
+
+    return map_with_path(label, params)
 
 
 def entries_of(freeze: Freeze) -> tuple[str, ...]:
@@ -67,7 +71,7 @@ def _stages_in(paths: Sequence[str], stages: Sequence[str] | None) -> tuple[str,
 
 
 def _patterns(entry: str, entries: tuple[str, ...], order: tuple[str, ...]) -> list[str]:
-    if entry in ("none", "all") and len(entries) > 1:
+    if entry in ("none", "all") and not all(e == entry or e.startswith("!") for e in entries):
         raise ConfigError(f"freeze: {entry!r} stands alone, but the list is {list(entries)}.")
     if entry == "none":
         return []
@@ -136,28 +140,3 @@ def stage_table(params: Any, labels: Labels, stages: Sequence[str]) -> tuple[Sta
             )
         )
     return tuple(rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenModules:
-    """What a freeze spec says about modules, by their path: BatchNorm and dropout ask here.
-
-    Attributes:
-        labels: FROZEN or TRAINABLE by the parameter's slash path.
-    """
-
-    labels: Mapping[str, str]
-
-    def holds_still(self, module: str) -> bool:
-        """Whether all parameters of a module are frozen; without any, whether its stage is."""
-        own = self._under(module)
-        return all(label == FROZEN for label in own) if own else self.stage_is_frozen(module)
-
-    def stage_is_frozen(self, module: str) -> bool:
-        """Whether the whole stage is frozen; a module outside any stage belongs to `head`."""
-        own = self._under(module.split("/")[0]) or self._under("head")
-        return bool(own) and all(label == FROZEN for label in own)
-
-    def _under(self, prefix: str) -> list[str]:
-        start = prefix + "/"
-        return [label for path, label in self.labels.items() if path.startswith(start)]

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jtl.engine.freeze import FrozenModules
+from jtl.engine.modes import Modes
 from jtl.errors import ConfigError
 
 
@@ -18,16 +18,21 @@ class BatchContext:
     """What a module in training must know of the batch it sees a part of.
 
     Attributes:
-        frozen: which modules hold still.
+        modes: which modules hold still.
         position: int `[batch]`, each example's place in the global batch.
         mask: bool `[batch]`, False for padding.
         axis_name: the mapped axis that the global batch is spread over, or None.
     """
 
-    frozen: FrozenModules
+    modes: Modes
     position: jax.Array
     mask: jax.Array
     axis_name: str | None
+
+
+def batch_mean(tree: Any, axis_name: str | None) -> Any:
+    """The mean over the devices of values that each device has in full."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def batch_sum(value: Any, axis_name: str | None) -> Any:
@@ -35,12 +40,17 @@ def batch_sum(value: Any, axis_name: str | None) -> Any:
     return value if axis_name is None else jax.lax.psum(value, axis_name)
 
 
-def intercept_training(context: BatchContext) -> Any:
+def intercept_training(context: BatchContext, handled: set[str]) -> Any:
     """A context manager under which a Linen module's `apply` trains by jtl's rules.
 
     BatchNorm takes its statistics over the unmasked examples of the global batch, or the
     stored ones where it is frozen; dropout draws one mask per example, keyed by its position,
     and is off where its stage is frozen.
+
+    Args:
+        context: the batch, and which modules hold still.
+        handled: is filled with the paths of the BatchNorms seen, whose statistics are the same
+            on every device already.
     """
 
     def intercept(
@@ -53,6 +63,7 @@ def intercept_training(context: BatchContext) -> Any:
         if call.method_name != "__call__":
             return next_fun(*args, **kwargs)
         if isinstance(module, nn.BatchNorm):
+            handled.add("/".join(module.path))
             return _batch_norm(next_fun, args, kwargs, module, context)
         if isinstance(module, nn.Dropout):
             return _dropout(args, kwargs, module, context)
@@ -69,10 +80,10 @@ def _batch_norm(
     context: BatchContext,
 ) -> jax.Array:
     stored = kwargs.get("use_running_average", module.use_running_average)
-    frozen = context.frozen.holds_still("/".join(module.path))
+    kept = context.modes.keeps_statistics("/".join(module.path))
     with _attribute(module, "use_running_average", None):
         normalize = lambda: next_fun(*args, **{**kwargs, "use_running_average": True})  # noqa: E731
-        if stored or frozen:
+        if stored or kept:
             return normalize()
         old: dict[str, jax.Array] = {
             name: module.get_variable("batch_stats", name) for name in ("mean", "var")
@@ -119,8 +130,7 @@ def _dropout(
 ) -> jax.Array:
     x = args[0] if args else kwargs["inputs"]
     still = args[1] if len(args) > 1 else kwargs.get("deterministic", module.deterministic)
-    frozen = context.frozen.stage_is_frozen("/".join(module.path))
-    if still or frozen or module.rate == 0:
+    if still or module.rate == 0 or not context.modes.drops("/".join(module.path)):
         return x
     _check_leading(x, context, module, "dropout")
     keep = 1.0 - module.rate

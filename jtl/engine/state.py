@@ -8,10 +8,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jtl.engine.freeze import TRAINABLE
+from jtl.engine.optim import PartitionedTransformation
 from jtl.errors import ConfigError
 from jtl.rng import base_key
+from jtl.tree import merge, select
 
 _COLLECTIONS = {"params", "batch_stats"}
+_FIRST_SCALE = 2.0**15  # as torch.amp.GradScaler begins near; it adapts within a few steps
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossScale:
+    """The factor that keeps float16 gradients from vanishing.
+
+    Attributes:
+        factor: float32 scalar, multiplied onto the loss and divided out of the gradients.
+        streak: int32 scalar, finite steps since the factor last changed.
+    """
+
+    factor: jax.Array
+    streak: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -25,7 +43,8 @@ class TrainState:
         batch_stats: the running statistics of normalisation.
         opt_state: the optimizer's state, of trainable parameters alone.
         rng: the key that all of a run's keys are derived from; it never changes.
-        ema: running means of trainable parameters and statistics, or None.
+        ema: running means of `params` (trainable ones alone) and `batch_stats`, or None.
+        loss_scale: for float16, or None.
     """
 
     step: jax.Array
@@ -34,6 +53,7 @@ class TrainState:
     opt_state: Any
     rng: jax.Array
     ema: Any = None
+    loss_scale: LossScale | None = None
 
     @classmethod
     def create(
@@ -42,6 +62,8 @@ class TrainState:
         tx: optax.GradientTransformation,
         *,
         rng: int | jax.Array,
+        ema: bool = False,
+        loss_scale: bool = False,
     ) -> "TrainState":
         """The state before the first step.
 
@@ -49,6 +71,8 @@ class TrainState:
             variables: `{"params": ..., "batch_stats": ...}`; statistics may be absent.
             tx: the optimizer, usually from `partition_optimizer`.
             rng: a seed or a threefry key.
+            ema: whether running means are kept, for a step with `ema_decay`.
+            loss_scale: whether the loss is scaled, for networks that compute in float16.
 
         Raises:
             ConfigError: `variables` has no parameters, or collections no step would update.
@@ -59,16 +83,39 @@ class TrainState:
                 f"variables holds {sorted(variables)}; a training state takes 'params' and "
                 "'batch_stats' (for other collections write a plain apply function)."
             )
-        params = variables["params"]
+        params, stats = variables["params"], variables.get("batch_stats", {})
+        scale = LossScale(factor=jnp.float32(_FIRST_SCALE), streak=jnp.int32(0))
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            batch_stats=variables.get("batch_stats", {}),
+            batch_stats=stats,
             opt_state=tx.init(params),
             rng=base_key(rng),
+            ema={"params": _trainable(params, tx), "batch_stats": stats} if ema else None,
+            loss_scale=scale if loss_scale else None,
         )
 
     @property
     def variables(self) -> dict[str, Any]:
         """`{"params": ..., "batch_stats": ...}`, as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def ema_variables(self) -> dict[str, Any]:
+        """The running means in the same form, frozen parameters included.
+
+        Raises:
+            ConfigError: the state keeps none.
+        """
+        if self.ema is None:
+            raise ConfigError("this state keeps no running means; create it with ema=True.")
+        return {
+            "params": merge(self.ema["params"], self.params),
+            "batch_stats": self.ema["batch_stats"],
+        }
+
+
+def _trainable(params: Any, tx: optax.GradientTransformation) -> Any:
+    if not isinstance(tx, PartitionedTransformation):
+        return params
+    return select(params, tx.labels, TRAINABLE)

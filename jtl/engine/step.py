@@ -1,26 +1,28 @@
-"""The pure training, evaluation and prediction steps: one body under every placement."""
+"""The pure training step: one body on one device, under pmap and over a mesh."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jtl.engine.evaluation import Prepare, complete
 from jtl.engine.forward import Forward, as_forward
-from jtl.engine.freeze import TRAINABLE, Freeze, FrozenModules, Labels, entries_of, freeze_labels
-from jtl.engine.interception import BatchContext, batch_sum
-from jtl.engine.losses import Loss, at_least_float32, class_indices, cross_entropy
-from jtl.engine.metrics import MetricSums, metric_sums
+from jtl.engine.freeze import TRAINABLE, Freeze, Labels, entries_of, freeze_labels
+from jtl.engine.interception import BatchContext, batch_mean, batch_sum
+from jtl.engine.losses import Batch, Loss, class_indices, cross_entropy
+from jtl.engine.modes import BatchNormMode, Modes, make_modes
 from jtl.engine.optim import check_labels
-from jtl.engine.state import TrainState
+from jtl.engine.state import LossScale, TrainState
+from jtl.errors import ConfigError
 from jtl.rng import example_keys
-from jtl.tree import flatten, merge, select
+from jtl.tree import merge, select
 
-Batch = Mapping[str, jax.Array]
-Prepare = Callable[[dict[str, Any], jax.Array | None], Mapping[str, Any]]
 Metrics = dict[str, jax.Array]
+
+_GROWTH_INTERVAL = 2000  # finite steps before the loss scale doubles
 
 
 def make_train_step(
@@ -30,6 +32,10 @@ def make_train_step(
     freeze: Freeze = (),
     loss: Loss | None = None,
     prepare: Prepare | None = None,
+    batch_norm: Mapping[str, BatchNormMode] | BatchNormMode | None = None,
+    frozen_dropout: bool = False,
+    accumulate: int = 1,
+    ema_decay: float | None = None,
 ) -> "TrainStep":
     """Makes the pure training step `(state, batch) -> (state, metrics)`.
 
@@ -49,44 +55,33 @@ def make_train_step(
         loss: maps `(logits, batch)` to float `[batch]`; softmax cross-entropy by default.
         prepare: `(batch, keys) -> batch` run on the device before the model, with one key per
             example; the place for normalisation and augmentation.
+        batch_norm: `frozen`, `statistics`, `affine` or `train`, for every BatchNorm or by glob
+            over module paths; by default `frozen` where the affine parameters are, else `train`.
+        frozen_dropout: whether dropout and drop-path stay on in frozen stages.
+        accumulate: micro-batches that one batch is split into; the update is that of the whole
+            batch, but BatchNorm in training takes its statistics a micro-batch at a time.
+        ema_decay: of the running means in `state.ema`, in [0, 1); reached gradually over the
+            first steps. None keeps none.
 
     Raises:
-        ConfigError: when the step is first called: the spec matches nothing, or `tx` was
-            partitioned by another one.
+        ConfigError: an argument is out of range; or, when the step is first called, the spec
+            matches nothing, or `tx` or the state was made for another step.
     """
+    if accumulate < 1:
+        raise ConfigError(f"accumulate={accumulate} is no number of micro-batches; set 1 or more.")
+    if ema_decay is not None and not 0 <= ema_decay < 1:
+        raise ConfigError(f"ema_decay={ema_decay} is not in [0, 1); set one such as 0.999.")
     return TrainStep(
         forward=as_forward(model),
         tx=tx,
         freeze=entries_of(freeze),
         loss=loss or cross_entropy(),
         prepare=prepare,
+        batch_norm=batch_norm,
+        frozen_dropout=frozen_dropout,
+        accumulate=accumulate,
+        ema_decay=ema_decay,
     )
-
-
-def make_eval_step(
-    model: Any, *, loss: Loss | None = None, prepare: Prepare | None = None
-) -> "EvalStep":
-    """Makes the pure evaluation step `(variables, batch) -> metric sums`.
-
-    The sums of several batches add up leaf by leaf; `jtl.engine.metrics.summarize` turns them
-    into metrics. Masked examples count nothing.
-
-    Args:
-        model: as for `make_train_step`.
-        loss: as for `make_train_step`.
-        prepare: as for `make_train_step`; its keys are None.
-    """
-    return EvalStep(forward=as_forward(model), loss=loss or cross_entropy(), prepare=prepare)
-
-
-def make_predict_step(model: Any, *, prepare: Prepare | None = None) -> "PredictStep":
-    """Makes the pure prediction step `(variables, batch) -> logits` of the global batch.
-
-    Args:
-        model: as for `make_train_step`.
-        prepare: as for `make_eval_step`.
-    """
-    return PredictStep(forward=as_forward(model), prepare=prepare)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,6 +97,10 @@ class TrainStep:
     freeze: tuple[str, ...]
     loss: Loss
     prepare: Prepare | None
+    batch_norm: Mapping[str, BatchNormMode] | BatchNormMode | None
+    frozen_dropout: bool
+    accumulate: int
+    ema_decay: float | None
     axis_name: str | None = None
 
     donated = (0,)
@@ -110,27 +109,32 @@ class TrainStep:
         """The same step for use under a mapped axis of this name."""
         return dataclasses.replace(self, axis_name=axis_name)
 
+    def modes(self, labels: Labels) -> Modes:
+        """How each BatchNorm and dropout behaves under this step."""
+        return make_modes(labels, self.batch_norm, self.frozen_dropout)
+
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update; pure, and safe to jit with the state donated."""
         labels = freeze_labels(state.params, self.freeze, self.forward.stages)
         check_labels(self.tx, labels)
-        full = _complete(batch, self.axis_name)
+        self._check_ema(state)
+        full = complete(batch, self.axis_name)
         if self.prepare is not None:
             keys = example_keys(state.rng, "augment", state.step, full["position"])
             full = {**full, **self.prepare(full, keys)}
         trainable = select(state.params, labels, TRAINABLE)
-        (_, (stats, metrics)), grads = jax.value_and_grad(self._loss, has_aux=True)(
-            trainable, state, full, labels
-        )
-        grads = self._mean(grads)
+        grads, stats, metrics = self._gradients(trainable, state, full, self.modes(labels))
         metrics["grad_norm"] = optax.global_norm(grads)
         updates, opt_state = self.tx.update(grads, state.opt_state, trainable)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         metrics["skipped"] = 1 - finite.astype(jnp.int32)
-        new = (optax.apply_updates(trainable, updates), stats, opt_state)
-        old = (trainable, state.batch_stats, state.opt_state)
-        trainable, stats, opt_state = jax.tree.map(
-            lambda after, before: jnp.where(finite, after, before), new, old
+        old = (trainable, state.batch_stats, state.opt_state, state.ema)
+        new_trainable = optax.apply_updates(trainable, updates)
+        ema = self._averaged(state, new_trainable, stats)
+        trainable, stats, opt_state, ema = jax.tree.map(
+            lambda after, before: after if after is before else jnp.where(finite, after, before),
+            (new_trainable, stats, opt_state, ema),
+            old,
         )
         return dataclasses.replace(
             state,
@@ -138,17 +142,55 @@ class TrainStep:
             params=merge(trainable, state.params),
             batch_stats=stats,
             opt_state=opt_state,
+            ema=ema,
+            loss_scale=_rescaled(state.loss_scale, finite),
         ), metrics
 
+    def _gradients(
+        self, trainable: Any, state: TrainState, batch: dict[str, Any], modes: Modes
+    ) -> tuple[Any, Any, Metrics]:
+        count = batch_sum(jnp.sum(batch["mask"].astype(jnp.float32)), self.axis_name)
+        count = jnp.maximum(count, 1)
+        differentiate = jax.value_and_grad(self._loss, has_aux=True)
+
+        def one(stats: Any, part: dict[str, Any]) -> tuple[Any, Any]:
+            (_, (stats, sums)), grads = differentiate(trainable, stats, state, part, modes, count)
+            return stats, (grads, sums)
+
+        if self.accumulate == 1:
+            stats, (grads, metrics) = one(state.batch_stats, batch)
+        else:
+            first = jax.tree.map(lambda leaf: leaf[0], parts := _split(batch, self.accumulate))
+            zeros = jax.tree.map(
+                lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+                jax.eval_shape(lambda: one(state.batch_stats, first)[1]),
+            )
+
+            def add(carry: tuple[Any, Any], part: dict[str, Any]) -> tuple[Any, None]:
+                stats, own = one(carry[0], part)
+                return (stats, jax.tree.map(jnp.add, carry[1], own)), None
+
+            (stats, (grads, metrics)), _ = jax.lax.scan(add, (state.batch_stats, zeros), parts)
+        # Right under every mapping: with replication tracked the gradients come summed and the
+        # mean of equal values is the value; without it they come times the device count.
+        grads = batch_mean(grads, self.axis_name)
+        if state.loss_scale is not None:
+            factor = state.loss_scale.factor
+            grads = jax.tree.map(lambda leaf: leaf / factor, grads)
+        return grads, stats, metrics
+
     def _loss(
-        self, trainable: Any, state: TrainState, batch: dict[str, Any], labels: Labels
+        self,
+        trainable: Any,
+        stats: Any,
+        state: TrainState,
+        batch: dict[str, Any],
+        modes: Modes,
+        count: jax.Array,
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        variables = {
-            "params": merge(trainable, state.params),
-            "batch_stats": state.batch_stats,
-        }
+        variables = {"params": merge(trainable, state.params), "batch_stats": stats}
         context = BatchContext(
-            frozen=FrozenModules(flatten(labels)),
+            modes=modes,
             position=batch["position"],
             mask=batch["mask"],
             axis_name=self.axis_name,
@@ -157,95 +199,51 @@ class TrainStep:
             variables, batch["image"], state.rng, state.step, context
         )
         losses = jnp.where(batch["mask"], self.loss(logits, batch), 0.0)
-        hits = jnp.argmax(logits, axis=-1) == class_indices(batch["label"])
+        hits = (jnp.argmax(logits, axis=-1) == class_indices(batch["label"])) & batch["mask"]
         # Sum over sum: the mean of per-device means would weigh examples unevenly.
-        count = jnp.maximum(
-            batch_sum(jnp.sum(batch["mask"].astype(losses.dtype)), self.axis_name), 1
+        divisor = count.astype(losses.dtype)
+        loss = batch_sum(jnp.sum(losses), self.axis_name) / divisor
+        right = batch_sum(jnp.sum(hits.astype(losses.dtype)), self.axis_name) / divisor
+        scale = 1.0 if state.loss_scale is None else state.loss_scale.factor
+        return loss * scale, (stats, {"loss": loss, "accuracy": right})
+
+    def _averaged(self, state: TrainState, trainable: Any, stats: Any) -> Any:
+        if self.ema_decay is None:
+            return state.ema
+        # As in TensorFlow's ExponentialMovingAverage, the first steps forget their start faster.
+        step = state.step.astype(jnp.float32)
+        decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
+        return jax.tree.map(
+            lambda mean, new: (decay * mean + (1 - decay) * new).astype(mean.dtype),
+            state.ema,
+            {"params": trainable, "batch_stats": stats},
         )
-        loss = batch_sum(jnp.sum(losses), self.axis_name) / count
-        right = jnp.sum((hits & batch["mask"]).astype(losses.dtype))
-        metrics = {"loss": loss, "accuracy": batch_sum(right, self.axis_name) / count}
-        return loss, (self._mean(stats), metrics)
 
-    def _mean(self, tree: Any) -> Any:
-        # Right under every mapping: with replication tracked the gradients come summed and the
-        # mean of equal values is the value; without it they come times the device count.
-        return tree if self.axis_name is None else jax.lax.pmean(tree, self.axis_name)
+    def _check_ema(self, state: TrainState) -> None:
+        if (self.ema_decay is None) != (state.ema is None):
+            raise ConfigError(
+                f"the step has ema_decay={self.ema_decay}, but the state was created with "
+                f"ema={state.ema is not None}; give both or neither."
+            )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class EvalStep:
-    """The pure evaluation step; `make_eval_step` documents it."""
-
-    forward: Forward
-    loss: Loss
-    prepare: Prepare | None
-    axis_name: str | None = None
-
-    donated = ()
-
-    def bind(self, axis_name: str) -> "EvalStep":
-        """The same step for use under a mapped axis of this name."""
-        return dataclasses.replace(self, axis_name=axis_name)
-
-    def __call__(self, variables: Mapping[str, Any], batch: Batch) -> MetricSums:
-        """Metric sums over the unmasked examples of the global batch."""
-        logits, full = _evaluate(self.forward, self.prepare, self.axis_name, variables, batch)
-        losses = self.loss(logits, full)
-        sums = metric_sums(logits, losses, full["label"], full["mask"])
-        return batch_sum(sums, self.axis_name)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class PredictStep:
-    """The pure prediction step; `make_predict_step` documents it."""
-
-    forward: Forward
-    prepare: Prepare | None
-    axis_name: str | None = None
-
-    donated = ()
-
-    def bind(self, axis_name: str) -> "PredictStep":
-        """The same step for use under a mapped axis of this name."""
-        return dataclasses.replace(self, axis_name=axis_name)
-
-    def __call__(self, variables: Mapping[str, Any], batch: Batch) -> jax.Array:
-        """Logits `[global batch, classes]` in the batch's order, at least float32."""
-        logits, _ = _evaluate(self.forward, self.prepare, self.axis_name, variables, batch)
-        return _gather(at_least_float32(logits), self.axis_name)
-
-
-def _evaluate(
-    forward: Forward,
-    prepare: Prepare | None,
-    axis_name: str | None,
-    variables: Mapping[str, Any],
-    batch: Batch,
-) -> tuple[jax.Array, dict[str, Any]]:
-    full = _complete(batch, axis_name)
-    if prepare is not None:
-        full = {**full, **prepare(full, None)}
-    return forward.evaluate(dict(variables), full["image"]), full
-
-
-def _complete(batch: Batch, axis_name: str | None) -> dict[str, Any]:
+def _split(batch: dict[str, Any], parts: int) -> dict[str, Any]:
     size = batch["image"].shape[0]
-    full = dict(batch)
-    if "mask" not in full:
-        full["mask"] = jnp.ones((size,), bool)
-    if "position" not in full:
-        device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-        full["position"] = device * size + jnp.arange(size, dtype=jnp.int32)
-    return full
+    if size % parts:
+        raise ConfigError(
+            f"accumulate={parts} does not divide the {size} examples that a device takes; set "
+            "a divisor of it, or another batch size."
+        )
+    # Every parts-th example to a part, so that a sharded batch stays where it lies.
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(size // parts, parts, *leaf.shape[1:]).swapaxes(0, 1), batch
+    )
 
 
-def _gather(rows: jax.Array, axis_name: str | None) -> jax.Array:
-    if axis_name is None:
-        return rows
-    # A sum of disjoint parts, because its result is known to be the same on every device.
-    size, devices = rows.shape[0], jax.lax.axis_size(axis_name)
-    whole = jnp.zeros((devices * size, *rows.shape[1:]), rows.dtype)
-    start = jax.lax.axis_index(axis_name) * size
-    placed = jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
-    return jax.lax.psum(placed, axis_name)
+def _rescaled(scale: LossScale | None, finite: jax.Array) -> LossScale | None:
+    if scale is None:
+        return None
+    streak = jnp.where(finite, scale.streak + 1, 0)
+    grow = streak >= _GROWTH_INTERVAL
+    factor = jnp.where(finite, jnp.where(grow, scale.factor * 2, scale.factor), scale.factor / 2)
+    return LossScale(factor=jnp.maximum(factor, 1.0), streak=jnp.where(grow, 0, streak))

@@ -12,9 +12,9 @@ from jtl.data.pipeline import TrainOrder, eval_batches
 from jtl.data.sources import Arrays, Source
 from jtl.data.splits import Splits, make_splits
 from jtl.engine import parallel
+from jtl.engine.evaluation import Prepare, make_eval_step, make_predict_step
 from jtl.engine.losses import cross_entropy
 from jtl.engine.parallel import Placement
-from jtl.engine.step import Prepare, make_eval_step, make_predict_step
 from jtl.experiment.options import Config, ModelOptions
 from jtl.models.registry import model_spec
 from jtl.rng import base_key, stream_key

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jtl.engine.freeze import FROZEN, FrozenModules
+from jtl.engine.freeze import FROZEN
 from jtl.errors import JtlError
 from jtl.training.phases import Phase
 from jtl.tree import count, differences, digest, flatten, unflatten
@@ -29,11 +29,11 @@ def audit_frozen(before: Any, after: Any, phases: Sequence[Phase]) -> dict[str, 
         for path, leaf in flatten(before["params"]).items()
         if all(label[path] == FROZEN for label in labels)
     }
-    modules = [FrozenModules(label) for label in labels]
+    modes = [phase.step.modes(phase.labels) for phase in phases]
     stats = {
         path: leaf
         for path, leaf in flatten(before["batch_stats"]).items()
-        if all(module.holds_still(path.rpartition("/")[0]) for module in modules)
+        if all(mode.keeps_statistics(path.rpartition("/")[0]) for mode in modes)
     }
     kept = {"params": params, "batch_stats": stats}
     now = {

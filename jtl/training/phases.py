@@ -8,6 +8,7 @@ import optax
 from annotated_types import Gt, Interval, Lt, MinLen
 
 from jtl.data.pipeline import TrainOrder
+from jtl.engine.evaluation import Prepare
 from jtl.engine.freeze import TRAINABLE, Labels, freeze_labels
 from jtl.engine.losses import cross_entropy
 from jtl.engine.optim import (
@@ -17,7 +18,7 @@ from jtl.engine.optim import (
     make_schedule,
     partition_optimizer,
 )
-from jtl.engine.step import Prepare, TrainStep, make_train_step
+from jtl.engine.step import TrainStep, make_train_step
 from jtl.errors import ConfigError
 from jtl.tree import flatten
 

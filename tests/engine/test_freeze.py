@@ -4,7 +4,7 @@ import jax
 import pytest
 
 import jtl
-from jtl.engine.freeze import FrozenModules, stage_table
+from jtl.engine.freeze import stage_table
 from jtl.errors import ConfigError
 from jtl.tree import flatten
 from tests.engine.nets import Plain, mini, variables_of
@@ -85,14 +85,11 @@ def test_backbone_without_a_head_is_refused():
         jtl.freeze_labels({"a": {"w": jax.numpy.ones(2)}}, "backbone")
 
 
-def test_modules_hold_still_by_their_own_parameters_or_their_stage():
-    modules = FrozenModules(flatten(jtl.freeze_labels(PARAMS, ["layer1", "layer2/*/bn1"])))
-    assert modules.holds_still("layer1/block0/bn1")
-    assert modules.holds_still("layer2/block0/bn1")
-    assert not modules.holds_still("layer2/block0/bn2")
-    assert modules.stage_is_frozen("layer1/block0/drop_path")
-    assert not modules.stage_is_frozen("layer2/block0/drop_path")
-    assert not modules.stage_is_frozen("dropout")
+def test_an_entry_after_an_exclamation_mark_thaws():
+    paths = frozen(["backbone", "!**/bn*"])
+    assert "layer1/block0/conv1/kernel" in paths
+    assert not [path for path in paths if "/bn" in path]
+    assert frozen(["all", "!head"]) == frozen("backbone")
 
 
 def test_stage_table_adds_up():

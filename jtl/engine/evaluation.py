@@ -1,0 +1,120 @@
+"""The pure evaluation and prediction steps: stored statistics, no randomness, masked sums."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jtl.engine.forward import Forward, as_forward
+from jtl.engine.interception import batch_sum
+from jtl.engine.losses import Batch, Loss, at_least_float32, cross_entropy
+from jtl.engine.metrics import MetricSums, metric_sums
+
+Prepare = Callable[[dict[str, Any], jax.Array | None], Mapping[str, Any]]
+
+
+def make_eval_step(
+    model: Any, *, loss: Loss | None = None, prepare: Prepare | None = None
+) -> "EvalStep":
+    """Makes the pure evaluation step `(variables, batch) -> metric sums`.
+
+    The sums of several batches add up leaf by leaf; `jtl.engine.metrics.summarize` turns them
+    into metrics. Masked examples count nothing.
+
+    Args:
+        model: as for `make_train_step`.
+        loss: as for `make_train_step`.
+        prepare: as for `make_train_step`; its keys are None.
+    """
+    return EvalStep(forward=as_forward(model), loss=loss or cross_entropy(), prepare=prepare)
+
+
+def make_predict_step(model: Any, *, prepare: Prepare | None = None) -> "PredictStep":
+    """Makes the pure prediction step `(variables, batch) -> logits` of the global batch.
+
+    Args:
+        model: as for `make_train_step`.
+        prepare: as for `make_eval_step`.
+    """
+    return PredictStep(forward=as_forward(model), prepare=prepare)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EvalStep:
+    """The pure evaluation step; `make_eval_step` documents it."""
+
+    forward: Forward
+    loss: Loss
+    prepare: Prepare | None
+    axis_name: str | None = None
+
+    donated = ()
+
+    def bind(self, axis_name: str) -> "EvalStep":
+        """The same step for use under a mapped axis of this name."""
+        return dataclasses.replace(self, axis_name=axis_name)
+
+    def __call__(self, variables: Mapping[str, Any], batch: Batch) -> MetricSums:
+        """Metric sums over the unmasked examples of the global batch."""
+        logits, full = _evaluate(self.forward, self.prepare, self.axis_name, variables, batch)
+        losses = self.loss(logits, full)
+        sums = metric_sums(logits, losses, full["label"], full["mask"])
+        return batch_sum(sums, self.axis_name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PredictStep:
+    """The pure prediction step; `make_predict_step` documents it."""
+
+    forward: Forward
+    prepare: Prepare | None
+    axis_name: str | None = None
+
+    donated = ()
+
+    def bind(self, axis_name: str) -> "PredictStep":
+        """The same step for use under a mapped axis of this name."""
+        return dataclasses.replace(self, axis_name=axis_name)
+
+    def __call__(self, variables: Mapping[str, Any], batch: Batch) -> jax.Array:
+        """Logits `[global batch, classes]` in the batch's order, at least float32."""
+        logits, _ = _evaluate(self.forward, self.prepare, self.axis_name, variables, batch)
+        return _gather(at_least_float32(logits), self.axis_name)
+
+
+def complete(batch: Batch, axis_name: str | None) -> dict[str, Any]:
+    """The batch with its mask and each example's position, where it brought none."""
+    size = batch["image"].shape[0]
+    full = dict(batch)
+    if "mask" not in full:
+        full["mask"] = jnp.ones((size,), bool)
+    if "position" not in full:
+        device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+        full["position"] = device * size + jnp.arange(size, dtype=jnp.int32)
+    return full
+
+
+def _evaluate(
+    forward: Forward,
+    prepare: Prepare | None,
+    axis_name: str | None,
+    variables: Mapping[str, Any],
+    batch: Batch,
+) -> tuple[jax.Array, dict[str, Any]]:
+    full = complete(batch, axis_name)
+    if prepare is not None:
+        full = {**full, **prepare(full, None)}
+    return forward.evaluate(dict(variables), full["image"]), full
+
+
+def _gather(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    if axis_name is None:
+        return rows
+    # A sum of disjoint parts, because its result is known to be the same on every device.
+    size, devices = rows.shape[0], jax.lax.axis_size(axis_name)
+    whole = jnp.zeros((devices * size, *rows.shape[1:]), rows.dtype)
+    start = jax.lax.axis_index(axis_name) * size
+    placed = jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
+    return jax.lax.psum(placed, axis_name)

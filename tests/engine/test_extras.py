@@ -1,0 +1,108 @@
+"""Running means, accumulated micro-batches and loss scaling."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jtl
+from jtl.errors import ConfigError
+from jtl.tree import differences, flatten
+from tests.engine.nets import Plain, batch_of, build, variables_of
+
+BACKBONE = ["conv", "bn"]
+
+
+def test_micro_batches_give_the_update_of_the_whole_batch(x64):
+    net = Plain()
+    variables = variables_of(net, dtype=jnp.float64)
+    batch = batch_of(masked=(0, 1, 2, 7), dtype=np.float64)
+    results = []
+    for accumulate in (1, 2, 8):
+        step, state = build(net, variables, BACKBONE, accumulate=accumulate)
+        results.append(jax.jit(step)(state, batch))
+    for state, metrics in results[1:]:
+        for name, value in results[0][1].items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-12)
+        for path, leaf in flatten(results[0][0].params).items():
+            np.testing.assert_allclose(flatten(state.params)[path], leaf, atol=1e-12)
+
+
+def test_micro_batches_on_several_devices_give_the_same(x64):
+    net = Plain()
+    variables = variables_of(net, dtype=jnp.float64)
+    batch = batch_of(masked=(0, 1, 2), dtype=np.float64)
+    step, state = build(net, variables, BACKBONE)
+    expected, _ = jax.jit(step)(state, batch)
+    step, state = build(net, variables, BACKBONE, accumulate=2)
+    for place in (jtl.parallel.pmap(jax.devices()[:4]), jtl.parallel.mesh(jax.devices()[:4])):
+        after, _ = place.compile(step)(place.put_state(state), place.put_batch(batch))
+        for path, leaf in flatten(expected.params).items():
+            np.testing.assert_allclose(flatten(after.params)[path], leaf, atol=1e-12)
+
+
+def test_micro_batches_that_do_not_divide_are_refused():
+    net = Plain()
+    step, state = build(net, variables_of(net), accumulate=3)
+    with pytest.raises(ConfigError, match="accumulate=3 does not divide the 16"):
+        step(state, batch_of())
+
+
+def test_running_means_follow_what_is_trained_and_spare_the_rest():
+    net = Plain()
+    variables = variables_of(net)
+    labels = jtl.freeze_labels(variables["params"], "conv")
+    tx = jtl.partition_optimizer(optax.sgd(0.5), labels)
+    step = jax.jit(jtl.make_train_step(net, tx, freeze="conv", ema_decay=0.5))
+    state = jtl.TrainState.create(variables, tx, rng=0, ema=True)
+    assert "conv" not in {path.split("/")[1] for path in flatten(state.ema) if "params" in path}
+    mean = np.asarray(variables["params"]["head"]["kernel"])
+    for index in range(3):
+        state, _ = step(state, batch_of(seed=index))
+        decay = min(0.5, (1 + index) / (10 + index))
+        mean = decay * mean + (1 - decay) * np.asarray(state.params["head"]["kernel"])
+    np.testing.assert_allclose(state.ema_variables["params"]["head"]["kernel"], mean, rtol=1e-5)
+    kernel = state.ema_variables["params"]["conv"]["kernel"]
+    np.testing.assert_array_equal(kernel, variables["params"]["conv"]["kernel"])
+    assert not np.array_equal(
+        state.ema["batch_stats"]["bn"]["mean"], state.batch_stats["bn"]["mean"]
+    )
+
+
+def test_running_means_need_a_state_that_keeps_them():
+    net = Plain()
+    step, state = build(net, variables_of(net), ema_decay=0.9)
+    with pytest.raises(ConfigError, match="both or neither"):
+        step(state, batch_of())
+    with pytest.raises(ConfigError, match="ema=True"):
+        _ = state.ema_variables
+
+
+def test_a_skipped_step_leaves_running_means_alone_and_halves_the_scale():
+    net = Plain()
+    variables = variables_of(net)
+    tx = optax.adam(1e-3)
+    step = jax.jit(jtl.make_train_step(net, tx, ema_decay=0.9))
+    state = jtl.TrainState.create(variables, tx, rng=0, ema=True, loss_scale=True)
+    batch = batch_of()
+    batch["image"][0] = np.inf
+    after, metrics = step(state, batch)
+    assert metrics["skipped"] == 1
+    assert after.loss_scale.factor == state.loss_scale.factor / 2
+    expected = dataclasses.replace(state, step=after.step, loss_scale=after.loss_scale)
+    assert not differences(expected, after)
+
+
+def test_scaled_loss_gives_the_same_update():
+    net = Plain()
+    variables = variables_of(net)
+    tx = optax.sgd(0.1)
+    step = jax.jit(jtl.make_train_step(net, tx))
+    plain, left = step(jtl.TrainState.create(variables, tx, rng=0), batch_of())
+    scaled, right = step(jtl.TrainState.create(variables, tx, rng=0, loss_scale=True), batch_of())
+    np.testing.assert_allclose(left["loss"], right["loss"], rtol=1e-6)
+    for path, leaf in flatten(plain.params).items():
+        np.testing.assert_allclose(flatten(scaled.params)[path], leaf, atol=1e-6)
