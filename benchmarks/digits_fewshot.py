@@ -1,0 +1,67 @@
+"""Is pretraining worth it? Five digits a class, with and without it, over five seeds.
+
+    python -m benchmarks.digits_fewshot
+
+Each row is a bundled recipe with overrides, trained once for each seed. The seed draws the
+fifty training images, the new head and the order; the test images are the same for all, and no
+setting was chosen by them.
+"""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks import record
+from jtl.experiment import train
+from jtl.experiment.assemble import Evaluator, make_examples, make_model, make_placement
+from jtl.experiment.options import read_config
+
+FROZEN = ("train.phases=[{freeze: backbone, epochs: 60, schedule: {rate: 1e-2}}]",)
+ROWS = {
+    "fine-tuned": ("digits_fewshot", ()),
+    "from scratch": ("digits_fewshot_scratch", ()),
+    "head only, pretrained backbone": ("digits_fewshot", FROZEN),
+    "head only, random backbone": ("digits_fewshot_scratch", FROZEN),
+    "fine-tuned, the head keeps the rows of the digits": ("digits_fewshot", ("model.head=match",)),
+}
+
+
+def main() -> None:
+    """Trains every row with every seed, prints the table and writes the JSON."""
+    arguments = record.parser(__doc__).parse_args()
+    seeds = range(1 if arguments.smoke else 5)
+    short = ("train.phases.0.epochs=1",) if arguments.smoke else ()
+    rows = []
+    print(f"{'test accuracy on 360 digits':52} mean ± std over {len(seeds)} seeds")
+    for name, (recipe, overrides) in ROWS.items():
+        accuracies = [_accuracy(recipe, (*overrides, *short, f"seed={s}")) for s in seeds]
+        rows.append(_row(name, recipe, overrides, accuracies))
+    rows.append(_row("no training on digits at all", "digits_fewshot", (), [_untrained()]))
+    print(record.write(arguments.results, "digits_fewshot", rows))
+
+
+def _row(
+    name: str, recipe: str, overrides: tuple[str, ...], accuracies: list[float]
+) -> dict[str, object]:
+    figures = record.spread(accuracies)
+    print(f"{name:52} {figures['mean']:.3f} ± {figures['std']:.3f}", flush=True)
+    return {"name": name, "recipe": recipe, "overrides": list(overrides), "accuracy": figures}
+
+
+def _accuracy(recipe: str, overrides: tuple[str, ...]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(read_config(recipe, overrides), workdir=Path(folder) / "run")
+    return run.summary["final"]["metrics"]["test"]["accuracy"]
+
+
+def _untrained() -> float:
+    config = read_config("digits_fewshot", ("model.head=match",))
+    examples = make_examples(config.data, 32, config.seed)
+    pretrained = make_model(config.model, examples.source.classes, config.seed)
+    place = make_placement("auto")
+    evaluator = Evaluator(pretrained.model, pretrained.preprocess, place, 256)
+    placed = evaluator.put(pretrained.variables)
+    return evaluator.metrics(placed, examples, "test")["accuracy"]
+
+
+if __name__ == "__main__":
+    main()

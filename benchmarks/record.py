@@ -1,0 +1,83 @@
+"""What every result says of where it was measured, and the file it is written to."""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "torch")
+
+
+def environment() -> dict[str, Any]:
+    """Device, versions, commit and date of a measurement."""
+    import jax
+
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "driver": jax.devices()[0].client.platform_version,
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that every script takes: a smallest size, and where the JSON goes."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--smoke", action="store_true", help="the smallest size, for tests")
+    arguments.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
+    return arguments
+
+
+def write(folder: Path, name: str, rows: Sequence[dict[str, Any]], **extra: Any) -> Path:
+    """Writes `NAME.json`: where it was measured, and one row a line of the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    record = {"name": name, "environment": environment(), **extra, "rows": list(rows)}
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def spread(samples: Sequence[float]) -> dict[str, Any]:
+    """Median, mean, standard deviation, extremes and the samples themselves."""
+    return {
+        "median": statistics.median(samples),
+        "mean": statistics.fmean(samples),
+        "std": statistics.stdev(samples) if len(samples) > 1 else 0.0,
+        "min": min(samples),
+        "max": max(samples),
+        "samples": list(samples),
+    }
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
