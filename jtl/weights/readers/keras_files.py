@@ -122,6 +122,29 @@ def _numbered_paths(
 ) -> tuple[dict[tuple[str, ...], np.ndarray], tuple[str, ...]]:
     """The layout of Keras 3: `layers/<class>_<rank>/vars/<number>`, often with the layer's name."""
     options = layers_by_path(config)
+    owners, aside = _owners(content)
+    places = {place: index for index, place in enumerate(options)}
+    found: dict[tuple[str, ...], np.ndarray] = {}
+    unnamed, guessed = 0, 0
+    for owner in sorted(owners, key=lambda owner: (places.get(owner, 0), _rank_key(owner))):
+        names = _owner_names(content, options, owner)
+        unnamed += names is None
+        arrays = [owners[owner][index] for index in sorted(owners[owner])]
+        kind = re.sub(r"_\d+$", "", owner.rsplit("/", 1)[-1])
+        variables = infer_variables([a.shape for a in arrays], kind, options.get(owner))
+        guessed += owner not in options and "normalization" in kind and len(arrays) == 3
+        for variable, array in zip(variables, arrays):
+            found[(*(names or _places(owner)), variable)] = array
+    notes = [f"left aside {name!r}" for name in aside[:20]]
+    if unnamed:
+        notes.append(f"{unnamed} layers bear no name: they are named by class and rank")
+    if guessed:
+        notes.append(f"took {guessed} normalisations of three variables for ones without scale")
+    return found, tuple(notes)
+
+
+def _owners(content: Hdf5Content) -> tuple[dict[str, dict[int, np.ndarray]], list[str]]:
+    """The numbered variables of each layer's place, and the places that are no layers."""
     owners: dict[str, dict[int, np.ndarray]] = {}
     aside: set[str] = set()
     for path, array in content.arrays.items():
@@ -131,20 +154,13 @@ def _numbered_paths(
             aside.add(path.split("/vars/")[0])
         else:
             owners.setdefault(owner, {})[int(match["index"])] = array
-    found: dict[tuple[str, ...], np.ndarray] = {}
-    unnamed = False
-    for owner, variables in owners.items():
-        names = _owner_names(content, options, owner)
-        unnamed |= names is None
-        ordered = [variables[index] for index in sorted(variables)]
-        kind = re.sub(r"_\d+$", "", owner.rsplit("/", 1)[-1])
-        shapes = [array.shape for array in ordered]
-        for variable, array in zip(infer_variables(shapes, kind, options.get(owner)), ordered):
-            found[(*(names or _places(owner)), variable)] = array
-    notes = [f"left aside {name!r}" for name in sorted(aside)[:20]]
-    if unnamed:
-        notes.append("the file gives no layer names: layers are named by class and rank")
-    return found, tuple(notes)
+    return owners, sorted(aside)
+
+
+def _rank_key(owner: str) -> list[tuple[str, int]]:
+    """Sorts `conv2d_2` before `conv2d_10`."""
+    parts = [re.fullmatch(r"(.*?)(?:_(\d{1,9}))?", part) for part in owner.split("/")]
+    return [(part[1], int(part[2] or 0)) for part in parts if part]
 
 
 def _owner_names(

@@ -111,7 +111,7 @@ def read_graph(path: Path) -> Graph:
             for node, part in zip(nodes, graph["node"])
             if node.kind == "Constant" and node.outputs and (tensor := _constant(part)) is not None
         ]
-        named = [_tensor(part) for part in graph["initializer"]]
+        named = [(_text(t, "name"), t) for t in map(_tensor, graph["initializer"])]
     except (ValueError, TypeError) as error:
         raise WeightsError(
             f"{path}: is damaged as an ONNX file ({error}); fetch or export it again."
@@ -120,7 +120,7 @@ def read_graph(path: Path) -> Graph:
         raise WeightsError(f"{path}: has sparse tensors, which are not read; export dense ones.")
     outside = _Outside(path=path)
     tensors = {}
-    for name, message in (*((_text(m, "name"), m) for m in named), *constants):
+    for name, message in (*named, *constants):
         tensors[name] = _array(f"{path}: tensor {name!r}", message, outside)
     return Graph(
         nodes=nodes,

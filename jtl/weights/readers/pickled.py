@@ -1,6 +1,7 @@
 """Interprets the pickle opcodes that a state dict needs; imports nothing that a pickle names."""
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -31,22 +32,29 @@ def interpret(
     """
     machine = _Machine(where, allowed, persistent)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count >= _MOST_OPCODES:
-                raise WeightsError(
-                    f"{where}: its pickle is longer than {_MOST_OPCODES:,} steps, far more than "
-                    "weights need; save the state dict alone."
-                )
-            if opcode.name == "STOP":
-                break
-            machine.run(opcode.name, argument)
-        return machine.pop()
+        return _run(machine, file)
     # genops and our stand-ins raise these on damaged input, whatever byte is wrong.
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
         raise WeightsError(
             f"{where}: its pickle is damaged ({type(error).__name__}: {error}); "
             "fetch or save it again."
         ) from error
+
+
+def _run(machine: "_Machine", file: BinaryIO) -> Any:
+    with warnings.catch_warnings():
+        # Damaged text makes Python warn of its escapes before it fails.
+        warnings.simplefilter("ignore")
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count >= _MOST_OPCODES:
+                raise WeightsError(
+                    f"{machine.where}: its pickle is longer than {_MOST_OPCODES:,} steps, far "
+                    "more than weights need; save the state dict alone."
+                )
+            if opcode.name == "STOP":
+                break
+            machine.run(opcode.name, argument)
+    return machine.pop()
 
 
 class _Machine:

@@ -99,7 +99,8 @@ def _locate(
     where: str, sizes: dict[str, tuple[np.dtype, int]], keys: Any, data: np.ndarray, place: int
 ) -> dict[str, Storage]:
     """Each storage as a view of the file, in the order in which `keys` lists them."""
-    if not isinstance(keys, list) or set(keys) != sizes.keys() or len(keys) != len(sizes):
+    listed = isinstance(keys, list) and all(isinstance(name, str) for name in keys)
+    if not listed or sorted(keys) != sorted(sizes):
         raise WeightsError(
             f"{where}: lists other storages than its tensors use; fetch or save it again."
         )

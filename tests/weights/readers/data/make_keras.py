@@ -9,9 +9,9 @@ import pathlib
 
 os.environ["KERAS_BACKEND"] = "jax"
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-from keras import layers  # noqa: E402
+import keras
+import numpy as np
+from keras import layers
 
 HERE = pathlib.Path(__file__).parent
 

@@ -83,7 +83,7 @@ def save_views():
 
 def export(net, name, training, folding):
     torch.onnx.export(
-        net.train() if training == torch.onnx.TrainingMode.PRESERVE else net.eval(),
+        net.eval(),
         (torch.zeros(1, 3, 12, 12),),
         HERE / name,
         training=training,

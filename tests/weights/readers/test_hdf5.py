@@ -1,0 +1,144 @@
+import h5py
+import numpy as np
+import pytest
+
+from jtl.errors import WeightsError
+from jtl.weights.readers.hdf5 import read_hdf5
+from jtl.weights.readers.mapped import map_file
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.h5"
+
+
+def read(path):
+    return read_hdf5(str(path), map_file(path))
+
+
+def refusal(path):
+    with pytest.raises(WeightsError) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"chunks": (2, 3)},
+        {"chunks": (2, 3), "compression": "gzip"},
+        {"chunks": (2, 3), "compression": "lzf", "shuffle": True, "fletcher32": True},
+    ],
+)
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "<i8", "u1", "?", "<c8"])
+def test_arrays_are_read_bit_for_bit_however_they_are_stored(path, options, dtype):
+    array = (np.arange(24).reshape(4, 6) % 5).astype(dtype)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("group/array", data=array, **options)
+    found = read(path).arrays["group/array"]
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+
+
+def test_attributes_of_text_are_read_and_others_left(path):
+    with h5py.File(path, "w") as file:
+        group = file.create_group("a")
+        group.attrs["names"] = [b"one", b"two"]
+        group.attrs["text"] = "three"
+        group.attrs["bytes"] = np.bytes_(b"four")
+        group.attrs["number"] = 5
+        group.attrs["reference"] = group.ref
+    assert read(path).attributes["a"] == {"names": ["one", "two"], "text": "three", "bytes": "four"}
+
+
+def test_an_array_never_written_is_zeros(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", (3,), "f4")
+    np.testing.assert_array_equal(read(path).arrays["a"], np.zeros(3))
+
+
+def test_text_and_records_are_no_arrays(path):
+    with h5py.File(path, "w") as file:
+        file["text"] = "words"
+        file["record"] = np.zeros(2, [("a", "f4")])
+        file["nothing"] = h5py.Empty("f4")
+    assert read(path).arrays == {}
+
+
+def test_an_external_link_is_refused_and_not_followed(path, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["secret"] = np.ones(3)
+    with h5py.File(path, "w") as file:
+        file["layers/0"] = h5py.ExternalLink("other.h5", "/secret")
+    said = refusal(path)
+    assert "'layers/0' is a link to the file 'other.h5'" in said
+
+
+def test_a_soft_link_is_refused(path):
+    with h5py.File(path, "w") as file:
+        file["a"] = h5py.SoftLink("/etc/passwd")
+    assert "'a' is a link to another place, '/etc/passwd'" in refusal(path)
+
+
+def test_external_storage_is_refused_and_not_read(path, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(12))
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", (3,), "f4", external=[(str(tmp_path / "secret"), 0, 12)])
+    assert "'a' keeps its values in other files" in refusal(path)
+
+
+def test_a_virtual_dataset_is_refused(path, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["secret"] = np.ones(3)
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "secret", (3,))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("a", layout)
+    assert "'a' keeps its values in other files" in refusal(path)
+
+
+def test_a_group_that_holds_itself_is_refused(path):
+    with h5py.File(path, "w") as file:
+        group = file.create_group("a")
+        group["again"] = group
+    assert "is reached twice" in refusal(path)
+
+
+def test_a_shape_far_beyond_the_file_is_refused_before_it_is_allocated(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", (2**40,), "f8", chunks=(2**10,), compression="gzip")
+    assert "asks for 8,796,093,022,208 bytes of memory" in refusal(path)
+
+
+def test_a_chunk_far_beyond_the_file_is_refused(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", (4,), "f8", maxshape=(None,), chunks=(2**28,))
+    assert "claims chunks of 2,147,483,648 bytes" in refusal(path)
+
+
+def test_many_small_claims_add_up(path):
+    with h5py.File(path, "w") as file:
+        for index in range(40):
+            file.create_dataset(str(index), (2**17,), "f8", chunks=(2**10,))
+    assert "bytes of memory" in refusal(path)
+
+
+def test_a_filter_that_is_a_plug_in_is_refused_and_not_looked_for(path):
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_chunk((4,))
+    creation.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple((4,))
+        h5py.h5d.create(file.id, b"a", h5py.h5t.NATIVE_FLOAT, space, creation)
+    assert "the HDF5 filter 32015, a plug-in" in refusal(path)
+
+
+def test_a_file_cut_short_is_refused(path):
+    with h5py.File(path, "w") as file:
+        file["a"] = np.ones(2000)
+    whole = path.read_bytes()
+    for length in range(8, len(whole), 499):
+        path.write_bytes(whole[:length])
+        refusal(path)
