@@ -126,7 +126,8 @@ def _candidates(
     spec = model_spec(name)
     for layout in LAYOUTS.values():
         names = layout.rename(file.tensors)
-        if not set(layout.markers) & set(names.values()):
+        known = set(names.values())
+        if not any(spec.family is own for marker, own in layout.markers.items() if marker in known):
             continue
         for variant in _variants(layout, spec, asked):
             found = _fit(name, variant, layout, names, file, fields)
@@ -149,7 +150,7 @@ def _fit(
     fields: Mapping[str, Any],
 ) -> Fit | None:
     model = create_model(name, variant=variant, **fields)
-    table = _table(layout.name, model)
+    table = _table(layout, model)
     if table is None:
         return None
     entries, shapes = table
@@ -170,15 +171,21 @@ def _fit(
     )
 
 
-@lru_cache(maxsize=32)
 def _table(
-    layout: str, model: StagedNet
+    layout: Layout, model: StagedNet
 ) -> tuple[tuple[Entry, ...], Mapping[str, jax.ShapeDtypeStruct]] | None:
-    """Entries and leaves of a model; tracing it takes longer than reading most files."""
+    leaves = _leaves(model)
     try:
-        return LAYOUTS[layout].entries(model), variable_shapes(model)
+        shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+        return layout.entries(model, shapes), leaves
     except WeightsError:
         return None
+
+
+@lru_cache(maxsize=32)
+def _leaves(model: StagedNet) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """The leaves of a model: tracing it takes longer than reading most files."""
+    return variable_shapes(model)
 
 
 def _held_classes(

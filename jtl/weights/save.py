@@ -96,8 +96,8 @@ def _table(model: StagedNet, layout: str, leaves: Mapping[str, Any]) -> tuple[En
             f"{layout} would compute something else with these weights: "
             f"{'; '.join(differences)}. Save them with layout='jtl'."
         )
-    entries = LAYOUTS[layout].entries(model)
     expected = variable_shapes(model)
+    entries = LAYOUTS[layout].entries(model, {path: x.shape for path, x in expected.items()})
     problems = [f"{path}: missing" for path in expected.keys() - leaves.keys()]
     problems += [f"{path}: not of this model" for path in leaves.keys() - expected.keys()]
     for path in expected.keys() & leaves.keys():

@@ -59,16 +59,6 @@ def test_load_gives_the_bits_of_the_file_when_all_fits(saved):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded.variables))
 
 
-def test_load_computes_the_logits_of_the_saved_model(saved):
-    path, variables = saved
-    model, _ = tiny()
-    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
-    loaded = load_tiny(path)
-    np.testing.assert_array_equal(
-        loaded.model.apply(loaded.variables, images), model.apply(variables, images)
-    )
-
-
 def test_load_compiles_nothing_when_the_file_provides_every_tensor(saved):
     compiled = []
     load_tiny(saved[0])
@@ -296,12 +286,13 @@ def test_prefixes_are_noted_in_the_ledger(tmp_path, saved):
 
 
 def test_random_model_says_that_it_is_random():
-    loaded = load_model("resnet_mini", num_classes=2, classes=("a", "b"), rng=0, dropout_rate=0.5)
+    small = {"stage_sizes": (1,), "widths": (8,), "num_classes": 2}
+    loaded = load_model("resnet_mini", classes=("a", "b"), rng=0, dropout_rate=0.5, **small)
     assert loaded.ledger.counts == {"initialised": len(flatten(loaded.variables))}
     assert loaded.model.dropout_rate == 0.5
     assert loaded.classes == ("a", "b")
     assert loaded.preprocess.input_size == 32
-    again = load_model("resnet_mini", num_classes=2, rng=jax.random.key(0))
+    again = load_model("resnet_mini", rng=jax.random.key(0), **small)
     assert differences(loaded.variables, again.variables) == []
 
 
@@ -380,7 +371,8 @@ def test_released_names_load_bit_for_bit(tmp_path, fixture):
 
 
 def test_keras_file_selects_the_keras_variant():
-    loaded = load_model("resnet50", blank_tensors("resnet50", "keras", variant="keras"))
+    tensors = blank_tensors("resnet50", "keras", variant="keras", **TINY)
+    loaded = load_model("resnet50", tensors, **TINY)
     assert loaded.model.stride_in == "conv1"
     assert loaded.preprocess == Preprocess(**CAFFE)
     assert loaded.ledger.layout == "keras"
