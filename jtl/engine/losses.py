@@ -24,10 +24,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> Loss:
     Raises:
         ConfigError: `label_smoothing` is not in [0, 1).
     """
-    if not 0 <= label_smoothing < 1:
-        raise ConfigError(
-            f"label_smoothing={label_smoothing} is no share of a target; give one in [0, 1)."
-        )
+    _check_share(label_smoothing)
 
     def loss(logits: jax.Array, batch: Batch) -> jax.Array:
         logits = at_least_float32(logits)
@@ -35,6 +32,84 @@ def cross_entropy(label_smoothing: float = 0.0) -> Loss:
         return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
     return loss
+
+
+def sigmoid_cross_entropy(label_smoothing: float = 0.0) -> Loss:
+    """Sigmoid cross-entropy for several labels an image, averaged over the classes.
+
+    Args:
+        label_smoothing: the fraction of each target moved towards one half, in [0, 1).
+
+    Returns:
+        A loss of float labels `[batch, classes]` in [0, 1], in nats, at least float32.
+
+    Raises:
+        ConfigError: `label_smoothing` is not in [0, 1).
+    """
+    _check_share(label_smoothing)
+
+    def loss(logits: jax.Array, batch: Batch) -> jax.Array:
+        logits = at_least_float32(logits)
+        targets = class_targets(batch["label"], logits.shape[-1], logits.dtype)
+        targets = targets * (1 - label_smoothing) + 0.5 * label_smoothing
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
+
+    return loss
+
+
+def focal(gamma: float = 2.0) -> Loss:
+    """Softmax cross-entropy that looks away from what is already right.
+
+    Each target class counts `(1 - p) ** gamma` of its cross-entropy (Lin et al. 2017,
+    arXiv:1708.02002, equation 4, for softmax).
+
+    Args:
+        gamma: how strongly, at least 0; 0 is plain cross-entropy.
+
+    Raises:
+        ConfigError: `gamma` is negative.
+    """
+    if gamma < 0:
+        raise ConfigError(f"focal: gamma={gamma} is negative; give 0 or more, such as 2.")
+
+    def loss(logits: jax.Array, batch: Batch) -> jax.Array:
+        log_p = jax.nn.log_softmax(at_least_float32(logits), axis=-1)
+        targets = class_targets(batch["label"], logits.shape[-1], log_p.dtype)
+        away = (-jnp.expm1(log_p)) ** gamma if gamma else 1.0
+        return -jnp.sum(targets * away * log_p, axis=-1)
+
+    return loss
+
+
+def weighted(loss: Loss, class_weights: jax.Array) -> Loss:
+    """A loss in which each example counts by its class.
+
+    Args:
+        loss: any loss.
+        class_weights: float `[classes]`, such as from `balanced_weights`.
+    """
+
+    def scaled(logits: jax.Array, batch: Batch) -> jax.Array:
+        values = loss(logits, batch)
+        targets = class_targets(batch["label"], logits.shape[-1], values.dtype)
+        return values * (targets @ jnp.asarray(class_weights, values.dtype))
+
+    return scaled
+
+
+def balanced_weights(counts: jax.Array) -> jax.Array:
+    """Class weights by which every class counts the same, averaging 1 over the examples.
+
+    Args:
+        counts: int `[classes]`, training examples of each class; a class without any weighs 0.
+
+    Returns:
+        float `[classes]`: examples over (classes that occur × the class's count), as
+        scikit-learn's `class_weight="balanced"`.
+    """
+    counts = jnp.asarray(counts)
+    occurs = jnp.sum(counts > 0)
+    return jnp.where(counts > 0, jnp.sum(counts) / (occurs * jnp.maximum(counts, 1)), 0.0)
 
 
 def at_least_float32(array: jax.Array) -> jax.Array:
@@ -52,3 +127,10 @@ def class_targets(label: jax.Array, classes: int, dtype: jnp.dtype) -> jax.Array
 def class_indices(label: jax.Array) -> jax.Array:
     """The most probable class of each label, int `[batch]`."""
     return label if jnp.issubdtype(label.dtype, jnp.integer) else jnp.argmax(label, axis=-1)
+
+
+def _check_share(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(
+            f"label_smoothing={label_smoothing} is no share of a target; give one in [0, 1)."
+        )

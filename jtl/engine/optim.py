@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
-from annotated_types import Ge, Gt, Interval, Lt
+from annotated_types import Ge, Gt, Lt
 
 from jtl.engine.freeze import FROZEN, TRAINABLE, Labels
 from jtl.errors import ConfigError
@@ -78,52 +79,23 @@ class OptimizerOptions:
         name: the update rule.
         momentum: of SGD, in [0, 1).
         nesterov: whether SGD looks ahead.
-        b1: AdamW's decay of the first moment.
-        b2: AdamW's decay of the second moment.
-        weight_decay: decoupled for AdamW, added to the gradient for SGD; matrices and
+        b1: decay of the first moment, but for SGD.
+        b2: decay of the second moment, but for SGD and Muon.
+        weight_decay: decoupled, but for SGD, where it is added to the gradient; matrices and
             convolutions only, never biases and normalisation.
+        l2_sp: decay of all trained parameters towards the values that they had when the
+            optimizer was made (L2-SP, Li et al. 2018, arXiv:1802.01483).
         clip_norm: the largest global norm of the trainable gradients; None does not clip.
     """
 
-    name: Literal["sgd", "adamw"] = "adamw"
+    name: Literal["sgd", "adamw", "lamb", "lion", "muon"] = "adamw"
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     nesterov: bool = False
     b1: Annotated[float, Ge(0), Lt(1)] = 0.9
     b2: Annotated[float, Ge(0), Lt(1)] = 0.999
     weight_decay: Annotated[float, Ge(0)] = 0.0
+    l2_sp: Annotated[float, Ge(0)] = 0.0
     clip_norm: Annotated[float, Gt(0)] | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScheduleOptions:
-    """The learning rate over the steps of one phase.
-
-    Attributes:
-        rate: the peak learning rate.
-        kind: constant, or cosine decay from the peak to `final` of it.
-        warmup: the fraction of the phase's steps that rise linearly from 0 to the peak.
-        final: the fraction of the peak at the last step of a cosine.
-    """
-
-    rate: Annotated[float, Gt(0)] = 1e-3
-    kind: Literal["constant", "cosine"] = "cosine"
-    warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.05
-    final: Annotated[float, Interval(ge=0, le=1)] = 0.0
-
-
-def make_schedule(options: ScheduleOptions, steps: int) -> optax.Schedule:
-    """The rate as a function of the phase's own step count, from 0 to `steps`."""
-    rising = min(round(options.warmup * steps), steps - 1) if steps > 1 else 0
-    falling = max(steps - rising, 1)
-    if options.kind == "constant":
-        main = optax.constant_schedule(options.rate)
-    else:
-        main = optax.cosine_decay_schedule(options.rate, falling, alpha=options.final)
-    if not rising:
-        return main
-    # The first step already moves: a rate of exactly 0 would waste a batch.
-    climb = optax.linear_schedule(options.rate / (rising + 1), options.rate, rising)
-    return optax.join_schedules([climb, main], [rising])
 
 
 def make_optimizer(
@@ -131,22 +103,64 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optax chain of clipping, decay, update rule and rate.
 
-    SGD's decay is added to the gradient before momentum, as torch.optim.SGD does; AdamW's is
-    decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    SGD's decay is added to the gradient before momentum, as torch.optim.SGD does; the others'
+    is decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101). Muon updates convolutions and
+    matrices; biases and normalisation take AdamW's rule (optax.contrib.muon).
     """
     parts: list[optax.GradientTransformation] = []
     if options.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(options.clip_norm))
+    if options.l2_sp:
+        parts.append(decay_to_start(options.l2_sp))
     decay = optax.add_decayed_weights(options.weight_decay, mask=decayed)
     if options.name == "sgd":
         parts += [decay, optax.sgd(rate, options.momentum or None, options.nesterov)]
     else:
-        parts += [
-            optax.scale_by_adam(options.b1, options.b2),
-            decay,
-            optax.scale_by_learning_rate(rate),
-        ]
+        parts += [*_rule(options), decay, *_trust(options), optax.scale_by_learning_rate(rate)]
     return optax.chain(*parts)
+
+
+def _rule(options: OptimizerOptions) -> list[optax.GradientTransformation]:
+    if options.name == "lion":
+        return [optax.scale_by_lion(options.b1, options.b2)]
+    if options.name == "muon":
+        from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+        def kind(params: Any) -> Any:
+            return jax.tree.map(lambda leaf: "muon" if leaf.ndim > 1 else "adam", params)
+
+        def dimensions(params: Any) -> Any:
+            # A convolution's kernel is a matrix from its patch to its features.
+            return jax.tree.map(
+                lambda leaf: MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1),
+                params,
+            )
+
+        matrices = scale_by_muon(beta=options.b1, weight_dimension_numbers=dimensions)
+        rules = {"muon": matrices, "adam": optax.scale_by_adam(options.b1, options.b2)}
+        return [optax.multi_transform(rules, kind)]
+    return [optax.scale_by_adam(options.b1, options.b2)]
+
+
+def _trust(options: OptimizerOptions) -> list[optax.GradientTransformation]:
+    return [optax.scale_by_trust_ratio()] if options.name == "lamb" else []
+
+
+def decay_to_start(strength: float) -> optax.GradientTransformation:
+    """L2-SP: adds `strength × (parameter − its value at init)` to each gradient.
+
+    Args:
+        strength: the decay, at least 0; Li et al. 2018 use 0.01 to 0.1 with SGD.
+    """
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.array, params)
+
+    def update(updates: Any, start: Any, params: Any = None) -> tuple[Any, Any]:
+        pulled = jax.tree.map(lambda g, p, s: g + strength * (p - s), updates, params, start)
+        return pulled, start
+
+    return optax.GradientTransformation(init, update)
 
 
 def decayed(params: Any) -> Any:

@@ -13,8 +13,8 @@ from jtl.data.options import DataOptions
 from jtl.data.pipeline import train_batches
 from jtl.data.sources import Arrays, Source, from_arrays
 from jtl.data.splits import make_splits
-from jtl.engine.optim import ScheduleOptions
 from jtl.engine.parallel import Placement, check_batch_size
+from jtl.engine.schedules import ScheduleOptions
 from jtl.experiment.assemble import (
     Evaluator,
     Examples,

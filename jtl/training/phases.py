@@ -13,11 +13,10 @@ from jtl.engine.freeze import TRAINABLE, Labels, freeze_labels
 from jtl.engine.losses import cross_entropy
 from jtl.engine.optim import (
     OptimizerOptions,
-    ScheduleOptions,
     make_optimizer,
-    make_schedule,
     partition_optimizer,
 )
+from jtl.engine.schedules import ScheduleOptions, make_schedule
 from jtl.engine.step import TrainStep, make_train_step
 from jtl.errors import ConfigError
 from jtl.tree import flatten
