@@ -1,8 +1,8 @@
 """Is pretraining worth it? Five digits a class, with and without it, over five seeds.
 
-Run it with `python -m benchmarks.digits_fewshot`. Each row is a bundled recipe with overrides, trained once for each seed. The seed draws the
-fifty training images, the new head and the order; the test images are the same for all, and no
-setting was chosen by them.
+Run it with `python -m benchmarks.digits_fewshot`. Each row is a bundled recipe with overrides,
+trained once for each seed. The seed draws the fifty training images, the new head and the order;
+the test images are the same for all, and no setting was chosen by them.
 """
 
 import tempfile
