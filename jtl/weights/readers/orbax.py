@@ -1,4 +1,4 @@
-"""Reads a PyTree checkpoint folder that Orbax wrote, without device placement."""
+"""Reads the PyTree checkpoint folders that Orbax writes: an index and one array store a leaf."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jtl.errors import WeightsError
@@ -15,21 +14,27 @@ from jtl.tree import flatten
 from jtl.weights.readers.names import open_collections
 from jtl.weights.readers.weight_file import WeightFile, check_expansion, size_limit
 
-_INDEX = "_METADATA"
+INDEX = "_METADATA"
+_DATABASE = "manifest.ocdbt"
 _LONGEST_INDEX = 16 * 2**20
 _DEEPEST = 32
 # The items that hold a network's variables, in the order in which one is chosen.
-_ITEMS = ("default", "state", "variables", "model", "params", "items")
+_ITEMS = ("default", "pytree", "state", "variables", "model", "params", "items")
+# What Orbax's index calls leaves that lie in array stores; text and None lie elsewhere.
+_ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 
 
 def looks_like_orbax(folder: Path) -> bool:
-    """Whether a folder is an Orbax checkpoint, or holds its items or its steps."""
-    marks = (_INDEX, "_CHECKPOINT_METADATA", "manifest.ocdbt")
+    """Whether a folder is an Orbax checkpoint or holds its items."""
+    marks = (INDEX, "_CHECKPOINT_METADATA", _DATABASE)
     return any((folder / mark).is_file() for mark in marks) or bool(_items(folder))
 
 
 def read_orbax(folder: Path, entry: str | None = None) -> WeightFile:
     """`params` and `batch_stats` of a checkpoint by slash path; the rest is not even read.
+
+    The stores are read through TensorStore, as Orbax does, but in this thread alone: no
+    devices, no event loop and no handler that the folder could name are involved.
 
     Args:
         folder: one item, or one step with its items.
@@ -41,68 +46,55 @@ def read_orbax(folder: Path, entry: str | None = None) -> WeightFile:
     """
     item, notes = _choose_item(folder)
     stored = _check_files(item)
-    _check_index(item)
+    index, names = _read_index(item)
+    tree, opened = open_collections(str(item), names, entry)
     try:
-        tree, opened = _restore(item, stored, entry)
-    except WeightsError:
-        raise
-    # Orbax and TensorStore raise many kinds of error for damage; none of them is ours.
-    except Exception as error:
-        text = " ".join(str(error).split())[:400]
+        tensors = _read_stores(item, stored, index, flatten(tree))
+    # TensorStore raises ValueError and its own kinds for damage; none of them is ours.
+    except (ValueError, TypeError, KeyError, OSError, NotImplementedError) as error:
+        text = " ".join(str(error).split())[:300]
         raise WeightsError(
-            f"{item}: cannot be restored by Orbax ({text}); take an earlier step or copy the "
+            f"{item}: an array store cannot be read ({text}); take an earlier step or copy the "
             "folder again."
         ) from error
-    tensors = {path: leaf for path, leaf in flatten(tree).items() if isinstance(leaf, np.ndarray)}
     return WeightFile(path=str(folder), format="orbax", tensors=tensors, notes=(*notes, *opened))
 
 
-def _restore(
-    item: Path, stored: int, entry: str | None
-) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    import orbax.checkpoint as ocp
+def _read_stores(
+    item: Path, stored: int, index: Mapping[str, Any], names: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """Opens every store, checks what all of them claim, and only then reads any."""
+    import tensorstore
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        index = checkpointer.metadata(item.resolve()).item_metadata.tree
-        wanted, notes = open_collections(str(item), index, entry)
-        _check_sizes(item, stored, wanted)
-        whole = _within(index, wanted)
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), whole)
-        restored = checkpointer.restore(
-            item.resolve(),
-            args=ocp.args.PyTreeRestore(item=whole, restore_args=arguments, partial_restore=True),
-        )
-    tree, _ = open_collections(str(item), restored, entry)
-    return tree, notes
-
-
-def _within(index: Any, wanted: Mapping[str, Any]) -> Any:
-    """The saved tree cut down to the entries that lead to `wanted`."""
-    leaves = {id(leaf) for leaf in jax.tree.leaves(wanted)}
-
-    def cut(node: Any) -> Any:
-        if not isinstance(node, Mapping):
-            return node
-        kept = {name: cut(value) for name, value in node.items()}
-        return {
-            name: value
-            for name, value in kept.items()
-            if any(id(leaf) in leaves for leaf in jax.tree.leaves(value))
-        }
-
-    return cut(index)
-
-
-def _check_sizes(item: Path, stored: int, wanted: Mapping[str, Any]) -> None:
+    waiting = {
+        path: tensorstore.open(_spec(item, index, name), open=True, read=True)
+        for path, name in names.items()
+    }
+    stores: dict[str, Any] = {path: future.result() for path, future in waiting.items()}
     claimed = 0
-    for path, leaf in flatten(wanted).items():
-        itemsize = np.dtype(getattr(leaf, "dtype", None) or np.uint8).itemsize
-        shape = getattr(leaf, "shape", None) or ()
-        claimed += math.prod(shape) * itemsize
-        chunk = getattr(getattr(leaf, "storage", None), "chunk_shape", None) or ()
-        if math.prod(chunk) * itemsize > size_limit(stored):
-            raise WeightsError(f"{item}: {path!r} claims chunks of {list(chunk)}; copy it again.")
+    for path, store in stores.items():
+        itemsize = store.dtype.numpy_dtype.itemsize
+        claimed += math.prod(store.shape) * itemsize
+        if math.prod(store.chunk_layout.read_chunk.shape or ()) * itemsize > size_limit(stored):
+            raise WeightsError(f"{item}: {path!r} claims chunks far beyond the folder's size.")
     check_expansion(str(item), stored, claimed)
+    reads = {path: store.read() for path, store in stores.items()}
+    return {path: np.asarray(read.result()) for path, read in reads.items()}
+
+
+def _spec(item: Path, index: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What TensorStore opens for one leaf; `name` is its keys joined by dots."""
+    root = f"{item.resolve()}{os.sep}"
+    store: dict[str, Any] = {"driver": "file", "path": f"{root}{name}/"}
+    if index.get("use_ocdbt", (item / _DATABASE).is_file()):
+        base = {"driver": "file", "path": root}
+        store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+    return {
+        "driver": "zarr3" if index.get("use_zarr3") else "zarr",
+        "kvstore": store,
+        # Where Orbax says that it wrote every chunk, a missing one is damage and not zeros.
+        "fill_missing_data_reads": not index.get("store_array_data_equal_to_fill_value"),
+    }
 
 
 def _check_files(item: Path) -> int:
@@ -120,39 +112,58 @@ def _check_files(item: Path) -> int:
     return stored
 
 
-def _check_index(item: Path) -> None:
-    """Each name in the index becomes part of a path: none may climb out of the folder."""
-    path = item / _INDEX
+def _read_index(item: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The index, and the saved tree with each array's store name as its leaf."""
+    path = item / INDEX
     try:
         if path.stat().st_size > _LONGEST_INDEX:
             raise ValueError("it is too long")
-        entries = json.loads(path.read_bytes())["tree_metadata"].values()
-        keys = [[str(step["key"]) for step in entry["key_metadata"]] for entry in entries]
+        index = json.loads(path.read_bytes())
+        leaves = [
+            [str(step["key"]) for step in entry["key_metadata"]]
+            for entry in index["tree_metadata"].values()
+            if entry["value_metadata"]["value_type"] in _ARRAYS
+        ]
+        for steps in leaves:
+            _check_steps(path, steps)
+        return index, _as_tree(leaves)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: is no index of a PyTree checkpoint ({error}); take an earlier step or copy "
-            "the folder again."
+            f"{path}: is no index of a PyTree checkpoint ({type(error).__name__}: {error}); take "
+            "an earlier step or copy the folder again."
         ) from error
-    for steps in keys:
-        parts = [part for step in steps for part in step.replace("\\", "/").split("/")]
-        if ".." in parts or any(step.startswith(("/", ".")) for step in steps):
-            raise WeightsError(f"{path}: the name {'.'.join(steps)!r} leads out of the folder.")
-        if len(steps) > _DEEPEST:
-            raise WeightsError(f"{path}: its tree is nested deeper than {_DEEPEST}.")
+
+
+def _check_steps(path: Path, steps: list[str]) -> None:
+    """Each name in the index becomes part of a path: none may climb out of the folder."""
+    parts = [part for step in steps for part in step.replace("\\", "/").split("/")]
+    if ".." in parts or any(step.startswith(("/", ".")) for step in steps):
+        raise WeightsError(f"{path}: the name {'.'.join(steps)!r} leads out of the folder.")
+    if not 0 < len(steps) <= _DEEPEST:
+        raise ValueError(f"a tree nested {len(steps)} deep")
+
+
+def _as_tree(leaves: list[list[str]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for steps in leaves:
+        node = tree
+        for step in steps[:-1]:
+            node = node.setdefault(step, {})
+        if steps[-1] in node:
+            raise ValueError(f"two leaves named {'.'.join(steps)}")
+        node[steps[-1]] = ".".join(steps)
+    return tree
 
 
 def _choose_item(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    if (folder / _INDEX).is_file():
+    if (folder / INDEX).is_file():
         return folder, ()
     items = _items(folder)
     if not items:
-        steps = sorted((p.name for p in folder.iterdir() if p.name.isdigit()), key=int)
-        found = (
-            f"holds the steps {', '.join(steps)}; give one, as in {folder / steps[-1]}"
-            if (steps)
-            else f"holds no {_INDEX}; the checkpoint is incomplete or not a PyTree, save it again"
+        raise WeightsError(
+            f"{folder}: holds no {INDEX}; the checkpoint is incomplete, or was not saved as a "
+            "PyTree. Take an earlier step, or save it again with StandardSave or PyTreeSave."
         )
-        raise WeightsError(f"{folder}: {found}.")
     name = next((name for name in _ITEMS if name in items), items[0])
     if name not in _ITEMS and len(items) > 1:
         raise WeightsError(
@@ -164,4 +175,4 @@ def _choose_item(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _items(folder: Path) -> list[str]:
-    return sorted(path.parent.name for path in folder.glob(f"*/{_INDEX}"))
+    return sorted(path.parent.name for path in folder.glob(f"*/{INDEX}"))

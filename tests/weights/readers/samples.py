@@ -1,4 +1,4 @@
-"""Small weight files of every format, honest and hostile, built without the libraries they need."""
+"""Small weight files of every format, honest and hostile, mostly made without their libraries."""
 
 import io
 import json
@@ -7,7 +7,10 @@ import struct
 import zipfile
 from pathlib import Path
 
+import flax.serialization
 import numpy as np
+import orbax.checkpoint as ocp
+from safetensors.numpy import save_file
 
 DATA = Path(__file__).parent / "data"
 
@@ -64,6 +67,13 @@ KERAS_SHAPES = {
     "batch_normalization_1/moving_variance": (2,),
     "predictions/kernel": (2, 5),
     "predictions/bias": (5,),
+}
+
+
+# What the files made here hold.
+ARRAYS = {
+    "conv1.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "bn1.bias": np.arange(3, dtype=np.float16),
 }
 
 
@@ -195,3 +205,20 @@ def zipped(path: Path, members: dict[str, bytes], compression=zipfile.ZIP_STORED
         for name, data in members.items():
             file.writestr(name, data)
     return path
+
+
+def save_orbax(folder, **options):
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)) as checkpointer:
+        checkpointer.save(folder, ocp.args.PyTreeSave({"params": ARRAYS}))
+    return folder
+
+
+def small_files(folder: Path) -> list[Path]:
+    """One honest file of each format."""
+    save_file(ARRAYS, folder / "a.safetensors")
+    np.savez(folder / "a.npz", **ARRAYS)
+    np.savez_compressed(folder / "b.npz", **ARRAYS)
+    (folder / "a.msgpack").write_bytes(flax.serialization.msgpack_serialize({"params": ARRAYS}))
+    for name in GOLDEN:
+        (folder / name).write_bytes((DATA / name).read_bytes())
+    return sorted(folder.iterdir())
