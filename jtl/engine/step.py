@@ -122,6 +122,7 @@ class TrainStep:
         if self.prepare is not None:
             keys = example_keys(state.rng, "augment", state.step, full["position"])
             full = {**full, **self.prepare(full, keys)}
+        full["image"] = _without_padding(full["image"], full["mask"])
         trainable = select(state.params, labels, TRAINABLE)
         grads, stats, metrics = self._gradients(trainable, state, full, self.modes(labels))
         metrics["grad_norm"] = optax.global_norm(grads)
@@ -225,6 +226,11 @@ class TrainStep:
                 f"the step has ema_decay={self.ema_decay}, but the state was created with "
                 f"ema={state.ema is not None}; give both or neither."
             )
+
+
+def _without_padding(images: jax.Array, mask: jax.Array) -> jax.Array:
+    # What is not a number would pass every sum that weighs it with 0: 0 times NaN is NaN.
+    return jnp.where(mask.reshape(-1, *[1] * (images.ndim - 1)), images, 0)
 
 
 def _split(batch: dict[str, Any], parts: int) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Small networks and batches that the engine's tests share."""
 
+import zlib
+from functools import lru_cache
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,20 +11,36 @@ import optax
 
 import jtl
 from jtl.models.registry import create_model
+from jtl.tree import map_with_path
 
 
 def mini(**fields):
     """The small residual network, narrowed so that it compiles fast."""
-    fields = {"widths": (8, 8, 16), "num_classes": 4, **fields}
+    fields = {"widths": (4, 4, 8), "num_classes": 4, **fields}
     return create_model("resnet_mini", **fields)
 
 
-def variables_of(model, size=16, dtype=jnp.float32):
-    variables = model.init(jax.random.key(1), jnp.zeros((1, size, size, 3), dtype))
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+@lru_cache
+def shapes_of(model, size):
+    """The shapes of a network's variables, traced once."""
+    return jax.eval_shape(model.init, jax.random.key(1), jnp.zeros((1, size, size, 3)))
 
 
-def batch_of(n=16, classes=4, size=16, masked=(), dtype=np.float32, seed=0):
+def variables_of(model, size=8, dtype=jnp.float32):
+    """Random variables of the right scale, no leaf of them constant, without compiling `init`."""
+
+    def draw(path, leaf):
+        values = np.random.default_rng(zlib.crc32(path.encode())).normal(size=leaf.shape)
+        if path.endswith("kernel"):
+            values *= np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        else:
+            values = 0.1 * values + path.endswith(("scale", "var"))
+        return jnp.asarray(values, dtype)
+
+    return map_with_path(draw, shapes_of(model, size))
+
+
+def batch_of(n=16, classes=4, size=8, masked=(), dtype=np.float32, seed=0):
     rng = np.random.default_rng(seed)
     mask = np.ones(n, bool)
     mask[list(masked)] = False

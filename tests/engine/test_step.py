@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jtl
-from jtl.engine.step import make_predict_step
+from jtl.engine.evaluation import make_predict_step
 from jtl.errors import ConfigError
 from jtl.tree import differences, flatten
 from tests.engine.nets import Plain, batch_of, build, mini, variables_of
