@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jtl.errors import ConfigError, WeightsError
+from jtl.models.registry import create_model
 from jtl.tree import differences, flatten, nbytes
 from jtl.weights.load import load_model
 from jtl.weights.preprocess import CAFFE, SYMMETRIC, Preprocess
@@ -403,18 +404,17 @@ def test_inceptions_auxiliary_head_is_left_or_drawn_for_new_classes(aux):
         assert (np.asarray(conv) == 1).all()
 
 
-@pytest.mark.slow
 def test_vgg_from_torch_is_flattened_as_ours():
-    model = load_model("vgg11", blank_tensors("vgg11", "torchvision")).model
-    variables = drawn_variables(model)
-    kernel = variables["params"]["classifier"]["fc1"]["kernel"]
-    # Channel 3, row 2, column 5 of what torch flattens, 512 channels of 7 by 7.
-    torch = kernel.reshape(7, 7, 512, -1)[2, 5, 3]
-    tensors = blank_tensors("vgg11", "torchvision")
-    tensors["classifier.0.weight"] = np.ascontiguousarray(
-        kernel.reshape(7, 7, 512, -1).transpose(3, 2, 0, 1).reshape(4096, -1)
+    fields = {"hidden": 6, "widths": (4,) * 5}
+    variables = drawn_variables(create_model("vgg11", **fields))
+    kernel = variables["params"]["classifier"]["fc1"]["kernel"].reshape(7, 7, 4, 6)
+    tensors = blank_tensors("vgg11", "torchvision", **fields)
+    # torch flattens 4 channels of 7 by 7, we 7 by 7 pixels of 4 channels.
+    torch = kernel.transpose(3, 2, 0, 1).reshape(6, 4 * 49)
+    np.testing.assert_array_equal(torch[:, 3 * 49 + 2 * 7 + 5], kernel[2, 5, 3])
+    tensors["classifier.0.weight"] = np.ascontiguousarray(torch)
+    loaded = load_model("vgg11", tensors, **fields)
+    np.testing.assert_array_equal(
+        loaded.variables["params"]["classifier"]["fc1"]["kernel"], kernel.reshape(-1, 6)
     )
-    np.testing.assert_array_equal(tensors["classifier.0.weight"][:, 3 * 49 + 2 * 7 + 5], torch)
-    loaded = load_model("vgg11", tensors)
-    np.testing.assert_array_equal(loaded.variables["params"]["classifier"]["fc1"]["kernel"], kernel)
     assert "CHW→HWC" in loaded.ledger.sources["classifier.0.weight"].transform
