@@ -133,14 +133,8 @@ def _draw_font(font: Font, options: GlyphOptions) -> np.ndarray | str:
         return f"draws nothing for {' '.join(blank[:8])}"
     if problem := alike_problem(_same_pictures(shapes)):
         return problem
-    return np.stack(
-        [
-            _place(shape, stroke, options)
-            for shape in shapes.values()
-            if shape is not None
-            for stroke in options.strokes
-        ]
-    )
+    large = [_place(shape, options) for shape in shapes.values() if shape is not None]
+    return np.stack([_finish(glyph, stroke) for glyph in large for stroke in options.strokes])
 
 
 def _shape(face: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
@@ -165,8 +159,8 @@ def _same_pictures(shapes: dict[str, Image.Image | None]) -> list[str]:
     return list(groups.values())
 
 
-def _place(shape: Image.Image, stroke: float, options: GlyphOptions) -> np.ndarray:
-    """Scale a glyph to its box, change its strokes, set it in the middle; uint8 `[size, size]`."""
+def _place(shape: Image.Image, options: GlyphOptions) -> np.ndarray:
+    """A glyph scaled to its box in the middle of an oversampled image, uint8 `[side, side]`."""
     side = options.size * _OVERSAMPLING
     box = (options.size - 2 * options.margin) * _OVERSAMPLING
     factor = box / max(shape.size)
@@ -174,26 +168,25 @@ def _place(shape: Image.Image, stroke: float, options: GlyphOptions) -> np.ndarr
     canvas = Image.new("L", (side, side))
     scaled = shape.resize((width, height), Image.Resampling.BILINEAR)
     canvas.paste(scaled, ((side - width) // 2, (side - height) // 2))
-    large = _thicken(np.asarray(canvas), round(stroke * _OVERSAMPLING))
-    smooth = Image.fromarray(large).reduce(_OVERSAMPLING)
-    return np.asarray(smooth)
+    return np.asarray(canvas)
+
+
+def _finish(large: np.ndarray, stroke: float) -> np.ndarray:
+    """The image at its own size with thicker or thinner strokes, uint8 `[size, size]`."""
+    pixels = round(stroke * _OVERSAMPLING)
+    return np.asarray(Image.fromarray(_thicken(large, pixels)).reduce(_OVERSAMPLING))
 
 
 def _thicken(image: np.ndarray, pixels: int) -> np.ndarray:
     """Grow bright strokes by some pixels, half on each side; a negative number thins them."""
     extreme = np.maximum if pixels > 0 else np.minimum
+    count = abs(pixels)
+    edges = (count // 2, count - count // 2)
     for axis in (0, 1):
-        image = _extreme_along(image, abs(pixels), axis, extreme)
+        padded = np.pad(image, [edges if own == axis else (0, 0) for own in (0, 1)], mode="edge")
+        length = image.shape[axis]
+        windows = [slice(start, start + length) for start in range(count + 1)]
+        image = padded[windows[0]] if axis == 0 else padded[:, windows[0]]
+        for window in windows[1:]:
+            image = extreme(image, padded[window] if axis == 0 else padded[:, window])
     return image
-
-
-def _extreme_along(image: np.ndarray, pixels: int, axis: int, extreme: np.ufunc) -> np.ndarray:
-    """The largest or smallest of each pixel and `pixels` neighbours along an axis."""
-    length = image.shape[axis]
-    edges = [(0, 0), (0, 0)]
-    edges[axis] = (pixels // 2, pixels - pixels // 2)
-    padded = np.pad(image, edges, mode="edge")
-    out = image
-    for start in range(pixels + 1):
-        out = extreme(out, np.take(padded, range(start, start + length), axis=axis))
-    return out
