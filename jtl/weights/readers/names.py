@@ -100,14 +100,21 @@ def strip_prefixes(
     behind the collection: `params/model/stem/kernel` becomes `params/stem/kernel`.
     """
     names, notes = _without_average_count(tensors)
-    for prefix in ("_orig_mod", *_PREFIXES * _DEEPEST):
-        shorter = {name: _without(prefix, current) for name, current in names.items()}
-        if shorter == names or not _may_go(prefix, names, shorter):
-            continue
+    for _ in range(_DEEPEST):
+        steps = ((prefix, _shortened(prefix, names)) for prefix in ("_orig_mod", *_PREFIXES))
+        prefix, shorter = next((step for step in steps if step[1]), ("", {}))
+        if not shorter:
+            break
         count = sum(shorter[name] != current for name, current in names.items())
         notes.append(f"removed {prefix!r} from {count} of {len(names)} names")
         names = shorter
     return {short: tensors[name] for name, short in names.items()}, tuple(notes)
+
+
+def _shortened(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
+    """The names without a prefix; empty where it is not there or may not go."""
+    shorter = {name: _without(prefix, current) for name, current in names.items()}
+    return shorter if shorter != names and _may_go(prefix, names, shorter) else {}
 
 
 def _without_average_count(
