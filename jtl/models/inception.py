@@ -31,7 +31,7 @@ class InceptionV3(StagedNet, kw_only=True):
 
     Attributes:
         aux_head: whether there is an auxiliary head on `mixed6`. It runs in training alone and
-            leaves its logits, `[batch, num_classes]`, under `aux_logits/aux` where the caller
+            leaves its logits, `[batch, num_classes]`, under `aux_logits/logits` where the caller
             makes the collection `aux_logits` mutable; what the call returns stays the same.
         aux_weight: the weight of the loss of those logits beside the main one's.
         count_padding: whether the padding of average pools counts in the mean: torchvision's
@@ -91,7 +91,7 @@ class InceptionV3(StagedNet, kw_only=True):
             self.aux(x, train)
         elif train:
             logits = self.aux(x, train)
-            self.sow("aux_logits", "aux", logits, reduce_fn=_latest, init_fn=lambda: None)
+            self.sow("aux_logits", "logits", logits, reduce_fn=_latest, init_fn=lambda: None)
 
 
 def _latest(_: jax.Array | None, new: jax.Array) -> jax.Array:

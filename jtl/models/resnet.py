@@ -20,7 +20,8 @@ class ResNet(StagedNet, kw_only=True):
         widths: channels inside each `layerN`; a bottleneck gives four times as many.
         block: `basic` (two 3×3), `bottleneck` (1×1, 3×3, 1×1) or `preact` (a bottleneck whose
             norms come first, as in ResNet V2).
-        entry: the stem, `imagenet` (7×7 at stride 2, max-pooling) or `small` (3×3 at stride 1).
+        entry: the stem: `imagenet` (7×7 at stride 2, max-pooling), `small` (3×3 at stride 1) or
+            `pooled` (2×2 average-pooling, then 3×3 at stride 1).
         groups: groups of the bottleneck's 3×3 (ResNeXt: 32).
         base_width: channels a group at width 64 (wide ResNet: 128; ResNeXt 32x4d: 4).
         stride_in: the convolution of a bottleneck that strides: `conv2` is v1.5 (torchvision),
@@ -35,7 +36,7 @@ class ResNet(StagedNet, kw_only=True):
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (64, 128, 256, 512)
     block: Literal["basic", "bottleneck", "preact"] = "bottleneck"
-    entry: Literal["imagenet", "small"] = "imagenet"
+    entry: Literal["imagenet", "small", "pooled"] = "imagenet"
     groups: int = 1
     base_width: int = 64
     stride_in: Literal["conv1", "conv2"] = "conv2"
@@ -121,8 +122,10 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`[batch, h, w, 3]` to `[batch, h/4, w/4, features]`, or to full size if small."""
+        """`[batch, h, w, 3]` to `[batch, h/4, w/4, features]`; full size if small, h/2 if pooled."""
         large = self.entry == "imagenet"
+        if self.entry == "pooled":
+            x = nn.avg_pool(x, (2, 2), (2, 2))
         kernel, stride = ((7, 7), 2) if large else ((3, 3), 1)
         x = self.layers.conv(
             self.features, kernel, stride=stride, use_bias=self.biased, name="conv"
