@@ -33,12 +33,13 @@ def metric_sums(
     classes = logits.shape[-1]
     truth = class_indices(label)
     whole = mask.astype(jnp.int32)
-    part = mask.astype(logits.dtype)
     probabilities = jax.nn.softmax(logits, axis=-1)
     predicted = jnp.argmax(logits, axis=-1)
-    confidence = jnp.max(probabilities, axis=-1)
-    correct = (predicted == truth).astype(jnp.int32) * whole
+    # Chosen rather than weighed: 0 times the NaN of a padded image is NaN.
+    confidence = jnp.where(mask, jnp.max(probabilities, axis=-1), 0.0)
     own = jnp.take_along_axis(logits, truth[:, None], axis=-1)
+    # Of logits that are all NaN the first would be the largest, and a hit for class 0.
+    correct = ((predicted == truth) & ~jnp.isnan(own[:, 0])).astype(jnp.int32) * whole
     # Counted from below, so that a NaN is never among the best five.
     rank = classes - jnp.sum(logits <= own, axis=-1)
     slot = jnp.clip((confidence * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)
@@ -51,7 +52,7 @@ def metric_sums(
         "confusion": jnp.zeros((classes, classes), jnp.int32).at[truth, predicted].add(whole),
         "bin_count": jnp.sum(bins, axis=0),
         "bin_correct": jnp.sum(bins * correct[:, None], axis=0),
-        "bin_confidence": jnp.sum(bins * (confidence * part)[:, None], axis=0),
+        "bin_confidence": jnp.sum(bins * confidence[:, None], axis=0),
     }
 
 

@@ -61,10 +61,12 @@ def build(model, variables, freeze=(), tx=None, seed=0, **options):
 class Plain(nn.Module):
     """A network that knows nothing of jtl: stock layers, the mode fixed at construction."""
 
+    rate: float = 0.5
+
     @nn.compact
     def __call__(self, x, train: bool = False):
         x = nn.Conv(8, (3, 3), name="conv")(x)
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x)
         x = nn.relu(x).mean((1, 2))
-        x = nn.Dropout(0.5, deterministic=not train)(x)
+        x = nn.Dropout(self.rate, deterministic=not train)(x)
         return nn.Dense(4, name="head")(x)
