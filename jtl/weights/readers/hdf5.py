@@ -164,6 +164,10 @@ def _text_attributes(where: str, stored: int, group: h5py.Group) -> dict[str, st
     texts: dict[str, str | list[str]] = {}
     for name in group.attrs:
         attribute = group.attrs.get_id(name)
+        # HDF5 2.0.0 dies on lists whose damaged type is neither text nor a sequence: only what
+        # it takes for text itself is read.
+        if not isinstance(attribute.get_type(), h5py.h5t.TypeStringID):
+            continue
         size = math.prod(attribute.shape) * max(attribute.dtype.itemsize, 1)
         check_expansion(f"{where}, attribute {name!r}", stored, size)
         value = group.attrs[name]

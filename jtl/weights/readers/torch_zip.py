@@ -37,6 +37,8 @@ def read_torch_zip(path: Path, entry: str | None = None) -> WeightFile:
     pickle = io.BytesIO(archive.read(f"{root}data.pkl").tobytes())
     content = interpret(str(path), pickle, allowed_globals(), reader.load)
     tree, notes = open_wrapper(str(path), content, entry)
+    if not archive.has_checksums:
+        notes += ("the file has no checksums, so that damage to its data cannot be seen",)
     return WeightFile(
         path=str(path),
         format="torch",

@@ -135,6 +135,16 @@ def test_a_filter_that_is_a_plug_in_is_refused_and_not_looked_for(path):
     assert "the HDF5 filter 32015, a plug-in" in refusal(path)
 
 
+def test_an_attribute_whose_damaged_type_would_kill_the_library_is_not_read(path):
+    with h5py.File(path, "w") as file:
+        file.create_group("a").attrs["name"] = "text"
+    # Class 9, text of variable length: the next byte tells text (1) from a sequence (0).
+    whole = path.read_bytes()
+    place = whole.index(b"\x19\x01\x01\x00\x10\x00\x00\x00")
+    path.write_bytes(whole[: place + 1] + b"\x33" + whole[place + 2 :])
+    assert read(path).attributes["a"] == {}
+
+
 def test_a_file_cut_short_is_refused(path):
     with h5py.File(path, "w") as file:
         file["a"] = np.ones(2000)

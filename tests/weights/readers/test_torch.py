@@ -234,6 +234,17 @@ def test_a_flipped_bit_in_the_data_is_found_by_the_checksum(tmp_path):
     assert "does not match its checksum" in refusal(tmp_path / "a.pth")
 
 
+def test_a_file_saved_without_checksums_is_read_with_a_note(tmp_path):
+    whole = bytearray((DATA / "torch-plain.pth").read_bytes())
+    with zipfile.ZipFile(DATA / "torch-plain.pth") as file:
+        for info in file.infolist():
+            whole = bytearray(bytes(whole).replace(struct.pack("<I", info.CRC), bytes(4)))
+    (tmp_path / "a.pth").write_bytes(whole)
+    weights = read_weights(tmp_path / "a.pth")
+    assert_same(weights.tensors, ruled(TORCH_SHAPES))
+    assert "no checksums" in weights.notes[0]
+
+
 @pytest.mark.parametrize("name", ["torch-plain.pth", "torch-legacy.pth"])
 def test_a_file_cut_short_is_refused(tmp_path, name):
     whole = (DATA / name).read_bytes()
