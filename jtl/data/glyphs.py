@@ -27,6 +27,9 @@ class GlyphOptions:
         margin: pixels that stay empty around a glyph's box.
         strokes: pixels by which strokes are thickened, or thinned where negative; each glyph is
             drawn once with each of them.
+        favoured: words of family names, such as those of handwriting, whose glyphs are drawn
+            once with each of `favoured_strokes` instead.
+        favoured_strokes: as `strokes`.
         per_family: at most this many font files of one family.
     """
 
@@ -37,7 +40,14 @@ class GlyphOptions:
     size: Annotated[int, Ge(8)] = 32
     margin: Annotated[int, Ge(0)] = 2
     strokes: Annotated[tuple[float, ...], MinLen(1)] = (0.0,)
+    favoured: tuple[str, ...] = ()
+    favoured_strokes: Annotated[tuple[float, ...], MinLen(1)] = (0.0,)
     per_family: Annotated[int, Ge(1)] = 4
+
+    def strokes_of(self, family: str) -> tuple[float, ...]:
+        """The strokes that a family of fonts is drawn with."""
+        favoured = any(word.lower() in family.lower() for word in self.favoured)
+        return self.favoured_strokes if favoured else self.strokes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,14 +95,13 @@ def render_glyphs(options: GlyphOptions) -> GlyphSet:
             + "; ".join(f"{one.file} ({one.reason})" for one in left_out[:5])
         )
     grey = np.concatenate([drawn[font] for font in used])
-    copies = len(options.strokes)
-    per_font = len(options.characters) * copies
+    characters = np.arange(len(options.characters), dtype=np.int32)
+    copies = [len(options.strokes_of(font.record.family)) for font in used]
+    per_font = [len(characters) * count for count in copies]
     return GlyphSet(
         images=np.repeat(grey[..., None], 3, axis=-1),
-        labels=np.tile(np.repeat(np.arange(len(options.characters)), copies), len(used)).astype(
-            np.int32
-        ),
-        font_index=np.repeat(np.arange(len(used)), per_font).astype(np.int32),
+        labels=np.concatenate([np.repeat(characters, count) for count in copies]),
+        font_index=np.repeat(np.arange(len(used), dtype=np.int32), per_font),
         classes=tuple(options.characters),
         fonts=tuple(font.record for font in used),
         left_out=left_out,
@@ -134,7 +143,8 @@ def _draw_font(font: Font, options: GlyphOptions) -> np.ndarray | str:
     if problem := alike_problem(_same_pictures(shapes)):
         return problem
     large = [_place(shape, options) for shape in shapes.values() if shape is not None]
-    return np.stack([_finish(glyph, stroke) for glyph in large for stroke in options.strokes])
+    strokes = options.strokes_of(font.record.family)
+    return np.stack([_finish(glyph, stroke) for glyph in large for stroke in strokes])
 
 
 def _shape(face: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:

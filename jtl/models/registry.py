@@ -135,13 +135,13 @@ MODELS: dict[str, ModelSpec] = {
         variants={
             "jtl": {
                 "stage_sizes": (1, 1, 1),
-                "widths": (24, 48, 96),
+                "widths": (8, 32, 128),
                 "block": "basic",
-                "entry": "small",
+                "entry": "pooled",
             }
         },
         input_size=32,
-        feature_width=96,
+        feature_width=128,
         parameters=270_304,
     ),
 }

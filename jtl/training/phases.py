@@ -11,6 +11,7 @@ from jtl.data.pipeline import TrainOrder
 from jtl.engine.evaluation import Prepare
 from jtl.engine.freeze import TRAINABLE, Labels, freeze_labels
 from jtl.engine.losses import cross_entropy
+from jtl.engine.modes import BatchNormMode
 from jtl.engine.optim import (
     OptimizerOptions,
     make_optimizer,
@@ -36,6 +37,8 @@ class PhaseOptions:
         epochs: how often every training example is seen in this phase.
         optimizer: the update rule.
         schedule: the learning rate over this phase.
+        batch_norm: `frozen`, `statistics`, `affine` or `train`, for every BatchNorm or by glob
+            over module paths; by default `frozen` where scale and bias are, else `train`.
         dropout_rate: before the head in this phase; None keeps the model's.
     """
 
@@ -43,6 +46,7 @@ class PhaseOptions:
     epochs: Annotated[float, Gt(0)] = 5.0
     optimizer: OptimizerOptions = OptimizerOptions()
     schedule: ScheduleOptions = ScheduleOptions()
+    batch_norm: BatchNormMode | dict[str, BatchNormMode] | None = None
     dropout_rate: Rate | None = None
 
 
@@ -148,6 +152,7 @@ def _phase(
         freeze=option.freeze,
         loss=cross_entropy(options.label_smoothing),
         prepare=prepare,
+        batch_norm=option.batch_norm,
     )
     return Phase(
         start=start, stop=stop, freeze=option.freeze, labels=labels, step=step, tx=tx, rate=rate
