@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 FOLDER = Path(__file__).parent / "data" / "parity"
+SOURCES = ("torchvision", "keras")
 
 
 def tensor(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -50,8 +51,8 @@ def load(name: str) -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """Every fixture."""
-    return sorted(path.stem for path in FOLDER.glob("*.npz") if "trajectory" not in path.stem)
+    """Every fixture of a network in evaluation mode, as `source-architecture`."""
+    return sorted(path.stem for kind in SOURCES for path in FOLDER.glob(f"{kind}-*.npz"))
 
 
 def shapes(meta: dict[str, Any]) -> dict[str, tuple[int, ...]]:

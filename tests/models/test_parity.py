@@ -68,7 +68,7 @@ def peer(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def network(name: str, **fields: Any) -> StagedNet:
-    source, arch = name.split("-")
+    source, arch, *_ = name.split("-")
     aux = {"aux_head": True} if arch == "inception_v3" else {}
     known = {"inceptionv3": "inception_v3"}
     arch = known.get(arch.lower(), arch.lower())
@@ -140,6 +140,27 @@ def test_outputs_differ_by_no_more_than_the_rounding_of_keras(name: str) -> None
     model = network(name)
     found = distances(name, "float64", model, table(name, model))
     assert 1e-9 < max(found.values()) <= 1e-6, found
+
+
+@pytest.mark.slow
+def test_both_heads_equal_the_peer_in_training_mode(x64: None) -> None:
+    name = "training-inception_v3"
+    fixture, tensors = peer(name)
+    model = create_model("inception_v3", aux_head=True)
+    variables = unflatten(
+        {
+            e.destination: e.transform.forward(tensors[e.source]).astype("float64")
+            for e in LAYOUTS["torchvision"].entries(model)
+        }
+    )
+    images = golden.normalised(fixture["meta"], fixture["images"])
+    collections = ["batch_stats", "aux_logits"]
+    apply = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=collections))
+    logits, state = apply(variables, images)
+    for ours, output in ((logits, "logits"), (state["aux_logits"]["logits"], "aux")):
+        theirs = fixture["outputs"][output]
+        distance = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+        assert distance <= TOLERANCE["float64"], output
 
 
 @pytest.mark.parametrize("name", cases(golden.names()))
