@@ -1,9 +1,11 @@
 """Which font files may be drawn from: those with a free licence and every character asked for."""
 
+import contextlib
 import dataclasses
 import hashlib
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fontTools import agl
@@ -131,7 +133,7 @@ def _font_files(folders: Sequence[Path]) -> dict[str, Path]:
 
 def _inspect(path: Path, digest: str, characters: str) -> Font | LeftOut:
     try:
-        with TTFont(path, lazy=True) as font:
+        with _quietly(), TTFont(path, lazy=True) as font:
             problem = _coverage_problem(font.getBestCmap() or {}, characters)
             names = {
                 number: font["name"].getDebugName(number) or "" for number in (0, 1, 2, 13, 14)
@@ -153,6 +155,18 @@ def _inspect(path: Path, digest: str, characters: str) -> Font | LeftOut:
         digest=digest,
     )
     return Font(path=path, record=record)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without fontTools' warnings of small faults, which nobody who draws letters can act on."""
+    logger = logging.getLogger("fontTools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _coverage_problem(cmap: dict[int, str], characters: str) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
+from fontTools.ttLib.tables.DefaultTable import DefaultTable
 from pydantic import TypeAdapter, ValidationError
 
 from jtl.data.fonts import find_fonts
@@ -119,6 +120,20 @@ def test_strokes_grow_and_shrink_the_ink():
     np.testing.assert_array_equal(glyphs.labels[:6], [0, 0, 0, 1, 1, 1])
 
 
+def test_favoured_families_are_drawn_with_their_own_strokes():
+    glyphs = render_glyphs(
+        GlyphOptions(
+            characters="HX", favoured=("sans mono",), favoured_strokes=(0.0, 2.0), per_family=1
+        )
+    )
+    counts = np.bincount(glyphs.font_index)
+    for font, count in zip(glyphs.fonts, counts):
+        assert count == (4 if "Sans Mono" in font.family else 2)
+    assert set(counts) == {2, 4}
+    of_mono = glyphs.labels[glyphs.font_index == int(np.argmax(counts))]
+    np.testing.assert_array_equal(of_mono, [0, 0, 1, 1])
+
+
 def test_named_folders_are_searched_deeply_and_the_same_file_counts_once(tmp_path):
     first = write_font(tmp_path / "deep" / "er" / "a.ttf", {"A": [80], "B": [200]})
     shutil.copy(first, tmp_path / "copy.TTF")
@@ -202,6 +217,17 @@ def test_font_that_maps_a_character_to_the_missing_glyph_is_left_out(tmp_path):
 def test_font_with_a_symbol_at_a_letter_is_left_out(tmp_path):
     write_font(tmp_path / "a.ttf", {"A": [80], "B": [9]}, names={"A": "A", "B": "infinity"})
     assert reason(tmp_path) == "draws other things: infinity for B"
+
+
+def test_small_faults_of_a_font_are_not_reported_to_the_reader(tmp_path, caplog):
+    path = write_font(tmp_path / "a.ttf", {"A": [80], "B": [200]})
+    with TTFont(path) as font:
+        faulty = DefaultTable("post")
+        faulty.data = font["post"].compile(font) + b"\x00"
+        font["post"] = faulty
+        font.save(path)
+    found(tmp_path)
+    assert not caplog.records
 
 
 def test_file_that_is_no_font_is_left_out(tmp_path):
