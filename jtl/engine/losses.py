@@ -75,7 +75,9 @@ def focal(gamma: float = 2.0) -> Loss:
     def loss(logits: jax.Array, batch: Batch) -> jax.Array:
         log_p = jax.nn.log_softmax(at_least_float32(logits), axis=-1)
         targets = class_targets(batch["label"], logits.shape[-1], log_p.dtype)
-        away = (-jnp.expm1(log_p)) ** gamma if gamma else 1.0
+        # Above 0, where a root (gamma below 1) has no slope.
+        missing = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(log_p.dtype).tiny)
+        away = missing**gamma if gamma else 1.0
         return -jnp.sum(targets * away * log_p, axis=-1)
 
     return loss

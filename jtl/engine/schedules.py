@@ -53,6 +53,9 @@ def _after_warmup(options: ScheduleOptions, rising: int, falling: int) -> optax.
         return optax.linear_schedule(rate, rate * options.final, falling)
     if options.kind == "step":
         steps = rising + falling
-        drops = {round(share * steps) - rising: options.factor for share in options.milestones}
+        drops: dict[int, float] = {}
+        for share in options.milestones:
+            place = round(share * steps) - rising
+            drops[place] = drops.get(place, 1.0) * options.factor
         return optax.piecewise_constant_schedule(rate, drops)
     return optax.cosine_decay_schedule(rate, falling, alpha=options.final)

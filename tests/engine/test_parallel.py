@@ -1,0 +1,120 @@
+"""Placement: states go out and come back whole, batches are spread, and nothing is shared."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jtl
+from jtl.engine.parallel import best, check_batch_size
+from jtl.errors import ConfigError
+from jtl.tree import differences
+
+PLACEMENTS = {
+    "single": lambda: jtl.parallel.single(),
+    "pmap": lambda: jtl.parallel.pmap(),
+    "pmap3": lambda: jtl.parallel.pmap(jax.devices()[2:5]),
+    "mesh": lambda: jtl.parallel.mesh(),
+}
+
+
+def state():
+    return {
+        "key": jax.random.key(3),
+        "step": jnp.asarray(5, jnp.int32),
+        "half": jnp.arange(3, dtype=jnp.bfloat16),
+        "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32),
+        "nothing": None,
+    }
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_states_come_back_with_their_bits(placement):
+    place = PLACEMENTS[placement]()
+    back = place.get_state(place.put_state(state()))
+    assert not differences(state(), back)
+    assert back["key"].dtype == state()["key"].dtype
+    for leaf in jax.tree.leaves(back):
+        assert leaf.devices() == {place.devices[0]}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_placed_states_share_no_memory_with_the_callers(placement):
+    place = PLACEMENTS[placement]()
+    own = state()
+    placed = place.put_state(own)
+    back = place.get_state(placed)
+    for leaf in jax.tree.leaves(placed):
+        leaf.delete()
+    assert not differences(state(), own)
+    assert not differences(state(), back)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_states_lie_on_every_device_of_the_placement(placement):
+    place = PLACEMENTS[placement]()
+    for leaf in jax.tree.leaves(place.put_state(state())):
+        assert leaf.devices() == set(place.devices)
+        assert leaf.is_fully_replicated
+
+
+def test_batches_are_spread_in_order():
+    batch = {"image": np.arange(24.0, dtype=np.float32).reshape(24, 1), "label": np.arange(24)}
+    assert jtl.parallel.single().put_batch(batch)["image"].shape == (24, 1)
+    parts = jtl.parallel.pmap().put_batch(batch)
+    assert parts["image"].shape == (8, 3, 1)
+    np.testing.assert_array_equal(parts["label"].reshape(-1), batch["label"])
+    spread = jtl.parallel.mesh().put_batch(batch)["label"]
+    np.testing.assert_array_equal(spread, batch["label"])
+    for place in (parts["label"], spread):
+        rows = {shard.device: np.ravel(shard.data).tolist() for shard in place.addressable_shards}
+        assert rows[jax.devices()[1]] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_plain_function_runs_where_it_is_placed(placement):
+    place = PLACEMENTS[placement]()
+    total = place.compile(lambda state, batch: state["kernel"].sum())
+    batch = {"image": np.ones((24, 2), np.float32)}
+    value = total(place.put_state(state()), place.put_batch(batch))
+    assert value.shape == ()
+    np.testing.assert_allclose(value, state()["kernel"].sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("placement", ["pmap", "mesh"])
+def test_batches_that_do_not_divide_are_refused(placement):
+    with pytest.raises(ConfigError, match=r"first axis=12 .* 8 devices; set a multiple of 8, such"):
+        PLACEMENTS[placement]().put_batch({"image": np.ones((12, 2))})
+
+
+@given(st.integers(1, 4096), st.integers(1, 64))
+def test_the_size_that_is_suggested_divides_and_is_near(batch_size, devices):
+    if batch_size % devices == 0:
+        check_batch_size(batch_size, devices)
+        return
+    with pytest.raises(ConfigError, match=r"data\.batch_size=") as caught:
+        check_batch_size(batch_size, devices, "data.batch_size")
+    suggested = int(str(caught.value).rstrip(".").rsplit(" ", 1)[1])
+    assert suggested > 0
+    assert suggested % devices == 0
+    assert abs(suggested - batch_size) < devices
+
+
+def test_the_best_placement_takes_all_devices():
+    assert best().devices == tuple(jax.devices())
+    assert type(best()) is type(jtl.parallel.pmap())
+
+
+def test_one_device_may_be_chosen():
+    device = jax.devices()[3]
+    place = jtl.parallel.single(device)
+    assert place.devices == (device,)
+    assert place.put_batch(np.ones(3)).devices() == {device}
+
+
+@pytest.mark.parametrize("make", [jtl.parallel.pmap, jtl.parallel.mesh])
+def test_no_devices_are_refused(make):
+    with pytest.raises(ConfigError, match="at least one device"):
+        make([])
