@@ -3,22 +3,21 @@
 import dataclasses
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
-import ml_dtypes
 import numpy as np
 
 from jtl.errors import WeightsError
-from jtl.weights.readers.mapped import array_at
-from jtl.weights.readers.weight_file import check_expansion, size_limit
+from jtl.weights.readers.hdf5_values import element_type, read_values
+from jtl.weights.readers.weight_file import check_expansion
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-# deflate, shuffle, fletcher32, nbit, scaleoffset, lzf: built in. HDF5 would look for any other
-# filter among the plug-ins of the machine and run it.
-_FILTERS = frozenset({1, 2, 3, 5, 6, 32000})
+# What Keras writes and the reader of its layouts asks for; any other attribute stays unread.
+_WANTED = re.compile(r"(layer_names|weight_names)\d*|name|model_config|keras_version|backend")
 _MOST_OBJECTS = 200_000
 _DEEPEST = 64
 
@@ -30,7 +29,8 @@ class Hdf5Content:
     Attributes:
         arrays: by path without a leading slash; views of the file's bytes where it stores them
             plainly.
-        attributes: text and lists of text, by the path of their group (`""` is the root).
+        attributes: those of Keras that are text or lists of it, by the path of their group (`""`
+            is the root).
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -72,8 +72,8 @@ def _read_content(where: str, data: np.ndarray, file: h5py.File) -> Hdf5Content:
     check_expansion(where, data.nbytes, claimed)
     arrays = {}
     for path, dataset in datasets.items():
-        if dataset.shape is not None and _element_type(dataset.dtype) is not None:
-            arrays[path] = _read_dataset(f"{where}: dataset {path!r}", data, dataset)
+        if dataset.shape is not None and element_type(dataset.dtype) is not None:
+            arrays[path] = read_values(f"{where}: dataset {path!r}", data, dataset)
     attributes = {
         path: _text_attributes(f"{where}: group {path!r}", data.nbytes, node)
         for path, node in objects
@@ -127,42 +127,13 @@ def _check_dataset(where: str, dataset: h5py.Dataset) -> None:
             f"{where} keeps its values in other files; weights must lie in the file itself. "
             "Copy the data into one file."
         )
-    filters = {layout.get_filter(index)[0] for index in range(layout.get_nfilters())}
-    if filters - _FILTERS:
-        raise WeightsError(
-            f"{where} is packed with the HDF5 filter {sorted(filters - _FILTERS)[0]}, a plug-in "
-            "that would have to be run; save it with gzip or uncompressed."
-        )
-
-
-def _read_dataset(where: str, data: np.ndarray, dataset: h5py.Dataset) -> np.ndarray:
-    dtype = _element_type(dataset.dtype)
-    offset = dataset.id.get_offset()
-    is_plain = h5py.h5t.py_create(dataset.dtype) == dataset.id.get_type()
-    if offset is not None and is_plain and dtype is not None:
-        return array_at(data, dtype=dtype, shape=dataset.shape, offset=offset, where=where)
-    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-    if chunk > size_limit(data.nbytes):
-        raise WeightsError(
-            f"{where} claims chunks of {chunk:,} bytes; fetch or save the file again."
-        )
-    values: np.ndarray = np.empty(dataset.shape, dataset.dtype)
-    if values.size:
-        dataset.read_direct(values)
-    return values if dtype is None else values.view(dtype)
-
-
-def _element_type(dtype: np.dtype) -> np.dtype | None:
-    """The numbers that a dataset holds; None for text, records and references."""
-    if dtype.kind in "biufc":
-        return dtype
-    # HDF5 knows no bfloat16: Keras stores its two bytes as opaque ones.
-    return np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else None
 
 
 def _text_attributes(where: str, stored: int, group: h5py.Group) -> dict[str, str | list[str]]:
     texts: dict[str, str | list[str]] = {}
     for name in group.attrs:
+        if not _WANTED.fullmatch(name):
+            continue
         attribute = group.attrs.get_id(name)
         # HDF5 2.0.0 dies on lists whose damaged type is neither text nor a sequence: only what
         # it takes for text itself is read.

@@ -1,3 +1,5 @@
+import zlib
+
 import h5py
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def refusal(path):
         {},
         {"chunks": (2, 3)},
         {"chunks": (2, 3), "compression": "gzip"},
-        {"chunks": (2, 3), "compression": "lzf", "shuffle": True, "fletcher32": True},
+        {"chunks": (2, 3), "compression": "gzip", "shuffle": True, "fletcher32": True},
     ],
 )
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "<i8", "u1", "?", "<c8"])
@@ -42,21 +44,64 @@ def test_arrays_are_read_bit_for_bit_however_they_are_stored(path, options, dtyp
     np.testing.assert_array_equal(found, array)
 
 
-def test_attributes_of_text_are_read_and_others_left(path):
+def test_the_attributes_of_keras_are_read_and_others_left(path):
     with h5py.File(path, "w") as file:
         group = file.create_group("a")
-        group.attrs["names"] = [b"one", b"two"]
-        group.attrs["text"] = "three"
-        group.attrs["bytes"] = np.bytes_(b"four")
-        group.attrs["number"] = 5
+        group.attrs["layer_names0"] = [b"one", b"two"]
+        group.attrs["weight_names"] = ["one", "two"]
+        group.attrs["name"] = "three"
+        group.attrs["backend"] = np.bytes_(b"four")
+        group.attrs["keras_version"] = 5
         group.attrs["reference"] = group.ref
-    assert read(path).attributes["a"] == {"names": ["one", "two"], "text": "three", "bytes": "four"}
+        group.attrs["note"] = "text"
+    assert read(path).attributes["a"] == {
+        "layer_names0": ["one", "two"],
+        "weight_names": ["one", "two"],
+        "name": "three",
+        "backend": "four",
+    }
 
 
-def test_an_array_never_written_is_zeros(path):
+def test_an_array_never_written_is_refused(path):
     with h5py.File(path, "w") as file:
         file.create_dataset("a", (3,), "f4")
-    np.testing.assert_array_equal(read(path).arrays["a"], np.zeros(3))
+    assert "'a' has no values" in refusal(path)
+
+
+def test_an_array_of_no_elements_is_read(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", (0, 3), "f4")
+    assert read(path).arrays["a"].shape == (0, 3)
+
+
+def test_a_missing_chunk_is_refused(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", (4, 4), "f4", chunks=(2, 4))[:2] = 1
+    assert "the chunk at [2, 0] is missing" in refusal(path)
+
+
+def test_a_damaged_chunk_is_found_by_its_checksum(path):
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("a", data=np.arange(99.0), chunks=(50,), fletcher32=True)
+        place = dataset.id.get_chunk_info(1).byte_offset
+    whole = bytearray(path.read_bytes())
+    whole[place + 7] ^= 1
+    path.write_bytes(whole)
+    assert "does not match its checksum" in refusal(path)
+
+
+@pytest.mark.parametrize("array", [np.zeros(7), np.full(7, 255, "u1"), np.full(200_001, 255, "u1")])
+def test_the_checksum_agrees_with_the_library_s_at_its_edges(path, array):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", data=array, chunks=array.shape, fletcher32=True)
+    np.testing.assert_array_equal(read(path).arrays["a"], array)
+
+
+def test_a_chunk_that_unpacks_to_more_than_its_size_is_refused(path):
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("a", (64,), "u1", chunks=(64,), compression="gzip")
+        dataset.id.write_direct_chunk((0,), zlib.compress(bytes(10_000)))
+    assert "a chunk unpacks to 128 bytes where 64 belong" in refusal(path)
 
 
 def test_text_and_records_are_no_arrays(path):
@@ -132,7 +177,7 @@ def test_a_filter_that_is_a_plug_in_is_refused_and_not_looked_for(path):
     with h5py.File(path, "w") as file:
         space = h5py.h5s.create_simple((4,))
         h5py.h5d.create(file.id, b"a", h5py.h5t.NATIVE_FLOAT, space, creation)
-    assert "the HDF5 filter 32015, a plug-in" in refusal(path)
+    assert "the HDF5 filter 32015, which is not read" in refusal(path)
 
 
 def test_an_attribute_whose_damaged_type_would_kill_the_library_is_not_read(path):
