@@ -145,7 +145,13 @@ def from_arrays(
     Raises:
         DataError: the arrays do not fit together.
     """
-    images, labels = np.asarray(images), np.asarray(labels).astype(np.int32)
+    images, labels = np.asarray(images), np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"labels are {labels.dtype}, but must be class numbers of an integer type; "
+            "numpy.unique(labels, return_inverse=True) gives names and numbers."
+        )
+    labels = labels.astype(np.int32)
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=-1)
     names = classes or [str(n) for n in range(int(labels.max(initial=0)) + 1)]
@@ -166,15 +172,29 @@ def unknown_source(name: str, known: Sequence[str]) -> DataError:
 def read_image(path: Path) -> np.ndarray:
     """An image file as uint8 `[height, width, 3]`, or with a fourth channel of alpha.
 
+    Levels of 16 bits become 8; a photograph is turned upright as its EXIF data says.
+
     Raises:
-        DataError: there is no such file, or it is no image that can be read.
+        DataError: there is no such file, it is no image that can be read, or its levels have
+            no known range.
     """
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                # Pillow would cut all levels above 255 off.
+                levels = np.asarray(upright).astype(np.float32) / 257
+                upright = Image.fromarray(np.rint(levels).astype(np.uint8))
+            if upright.mode in ("I", "F"):
+                raise DataError(
+                    f"{path} has 32-bit levels (mode {upright.mode}), whose range is not known; "
+                    "save it with 8 or 16 bits a channel."
+                )
             mode = "RGBA" if upright.has_transparency_data else "RGB"
             return np.asarray(upright.convert(mode))
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such image.") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise errors of many kinds over damaged files
         raise DataError(f"{path} is no image that can be read: {error}.") from error
