@@ -40,6 +40,8 @@ class AugmentOptions:
         invert: probability that every level becomes 255 minus it.
         brightness: fraction of 255 that is added.
         contrast: fraction by which the distance to the image's mean grows or shrinks.
+        resolution: side in pixels, drawn from this range, to which the image shrinks before it
+            grows back to its size; None leaves it sharp.
         blur: standard deviation of a Gaussian, in pixels.
         noise: standard deviation of Gaussian noise, in levels of 0..255.
     """
@@ -57,6 +59,7 @@ class AugmentOptions:
     invert: Annotated[float, Interval(ge=0, le=1)] = 0.0
     brightness: Annotated[float, Interval(ge=0, le=1)] = 0.0
     contrast: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    resolution: tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]] | None = None
     blur: Range = _ZERO
     noise: Annotated[float, Ge(0)] = 0.0
 
@@ -66,6 +69,7 @@ class AugmentOptions:
             for name, (low, high), bound, valid in (
                 ("scale", self.scale, "a factor above 0", self.scale[0] > 0),
                 ("gamma", self.gamma, "an exponent above 0", self.gamma[0] > 0),
+                ("resolution", self.resolution or _UNIT, "1 or more pixels", True),
                 ("blur", self.blur, "0 or more pixels", self.blur[0] >= 0),
             )
             if not valid or low > high
@@ -112,6 +116,10 @@ def _operations(options: AugmentOptions) -> dict[str, Operation]:
         "invert": (options.invert > 0, lambda i, k: invert(i, k, options.invert)),
         "brightness": (options.brightness > 0, lambda i, k: brightness(i, k, options.brightness)),
         "contrast": (options.contrast > 0, lambda i, k: contrast(i, k, options.contrast)),
+        "resolution": (
+            options.resolution is not None,
+            lambda i, k: lower_resolution(i, k, options.resolution or (1, 1)),
+        ),
         "blur": (options.blur != _ZERO, lambda i, k: blur(i, k, options.blur)),
         "noise": (options.noise > 0, lambda i, k: noise(i, k, options.noise)),
     }
@@ -201,6 +209,25 @@ def contrast(image: jax.Array, key: jax.Array, amount: float) -> jax.Array:
     return mean + (image - mean) * (1.0 + _symmetric(key, amount))
 
 
+def lower_resolution(image: jax.Array, key: jax.Array, sides: tuple[int, int]) -> jax.Array:
+    """Shrink to a random side, averaging, and grow back bilinearly."""
+    choice = jax.random.randint(key, (), 0, sides[1] - sides[0] + 1)
+    height, width, _ = image.shape
+
+    def there_and_back(length: int) -> jax.Array:
+        return jnp.stack([_shrink_and_grow(length, n) for n in range(sides[0], sides[1] + 1)])[
+            choice
+        ]
+
+    return jnp.einsum(
+        "hy,yxc,wx->hwc",
+        there_and_back(height),
+        image,
+        there_and_back(width),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
 def blur(image: jax.Array, key: jax.Array, sigmas: Range) -> jax.Array:
     """Blur with a Gaussian, first down the columns and then along the rows."""
     sigma = jax.random.uniform(key, (), minval=sigmas[0], maxval=sigmas[1])
@@ -235,6 +262,12 @@ def _gaussian(size: int, sigma: jax.Array) -> jax.Array:
     # Far below a pixel the kernel is the centre alone, which is what sigma 0 must give too.
     weights = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-2)) ** 2)
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _shrink_and_grow(length: int, side: int) -> jax.Array:
+    """What each pixel takes from each other on the way to `side` pixels and back, `[l, l]`."""
+    small = jax.image.resize(jnp.eye(length), (side, length), "linear", antialias=True)
+    return jax.image.resize(small, (length, length), "linear")
 
 
 def _affine(key: jax.Array, options: AugmentOptions) -> tuple[jax.Array, jax.Array]:

@@ -29,6 +29,7 @@ EVERYTHING = AugmentOptions(
     invert=0.5,
     brightness=0.1,
     contrast=0.3,
+    resolution=(6, 9),
     blur=(0.0, 1.5),
     noise=8,
 )
@@ -269,6 +270,25 @@ def test_contrast_keeps_the_mean():
     assert 0.69 < ratio.min() < 0.8 < 1.2 < ratio.max() < 1.31
 
 
+def test_resolution_of_its_own_size_leaves_an_image_as_it_is():
+    images = pictures(2, width=12)
+    out = make_augment(AugmentOptions(resolution=(12, 12)))(images, keys(2))
+    np.testing.assert_allclose(out, images, atol=1e-3)
+
+
+def test_resolution_shrinks_to_some_side_of_the_range_and_grows_back():
+    images = np.repeat(pictures(1, height=24, width=24), 24, axis=0)
+    out = np.asarray(make_augment(AugmentOptions(resolution=(6, 8)))(images, keys(24)))
+    shape = images.shape[1:]
+    expected = []
+    for side in (6, 7, 8):
+        small = jax.image.resize(images[0].astype(np.float32), (side, side, 3), "linear")
+        expected.append(jax.image.resize(small, shape, "linear"))
+    errors = np.abs(out[:, None] - np.array(expected)).max(axis=(2, 3, 4))
+    np.testing.assert_allclose(errors.min(axis=1), 0, atol=1e-2)
+    assert set(errors.argmin(axis=1)) == {0, 1, 2}
+
+
 @pytest.mark.parametrize("sigma", [0.7, 2.0])
 def test_blur_spreads_a_dot_by_its_sigma(sigma):
     image = np.zeros((1, 41, 41, 1), np.float32)
@@ -302,6 +322,7 @@ def test_noise_is_normal_with_its_sigma_and_independent():
         ({"scale": (0.0, 1.0)}, "scale=(0, 1)"),
         ({"blur": (-1.0, 1.0)}, "blur=(-1, 1)"),
         ({"gamma": (0.0, 1.0)}, "gamma=(0, 1)"),
+        ({"resolution": (9, 8)}, "resolution=(9, 8)"),
     ],
 )
 def test_range_that_makes_no_sense_is_a_config_error(options, said):
