@@ -13,13 +13,17 @@ from jtl.experiment import train
 from jtl.experiment.assemble import Evaluator, make_examples, make_model, make_placement
 from jtl.experiment.options import read_config
 
-FROZEN = ("train.phases=[{freeze: backbone, epochs: 60, schedule: {rate: 1e-2}}]",)
+HEAD = ("train.phases=[{freeze: backbone, epochs: 140, schedule: {rate: 1e-2}}]",)
+KEPT = (
+    "model.head=match",
+    "train.phases=[{freeze: none, batch_norm: affine, epochs: 60, schedule: {rate: 2e-3}}]",
+)
 ROWS = {
     "fine-tuned": ("digits_fewshot", ()),
     "from scratch": ("digits_fewshot_scratch", ()),
-    "head only, pretrained backbone": ("digits_fewshot", FROZEN),
-    "head only, random backbone": ("digits_fewshot_scratch", FROZEN),
-    "fine-tuned, the head keeps the rows of the digits": ("digits_fewshot", ("model.head=match",)),
+    "head only, pretrained backbone": ("digits_fewshot", HEAD),
+    "head only, random backbone": ("digits_fewshot_scratch", HEAD),
+    "fine-tuned, the head keeps the rows of the digits": ("digits_fewshot", KEPT),
 }
 
 
@@ -52,7 +56,7 @@ def _accuracy(recipe: str, overrides: tuple[str, ...]) -> float:
 
 
 def _untrained() -> float:
-    config = read_config("digits_fewshot", ("model.head=match",))
+    config = read_config("digits_fewshot", KEPT)
     examples = make_examples(config.data, 32, config.seed)
     pretrained = make_model(config.model, examples.source.classes, config.seed)
     place = make_placement("auto")

@@ -12,9 +12,9 @@ from jtl.weights.save import save_weights
 def export_safetensors(run: Run, output: Path) -> Path:
     """Writes a run's parameters and statistics in jtl's own layout.
 
-    The header holds, beside classes and preprocessing: `jtl.model`, the recipe as YAML under
-    `jtl.recipe`, the metrics under `jtl.result` and the data's origin and licences under
-    `jtl.provenance`, the last two as JSON.
+    The header holds, beside classes and preprocessing: `model`, the recipe as YAML under
+    `recipe`, the metrics under `result` and the data's origin and licences under
+    `provenance`, the last two as JSON.
 
     Args:
         run: the run.
@@ -27,10 +27,10 @@ def export_safetensors(run: Run, output: Path) -> Path:
         WeightsError: the file exists or cannot be written.
     """
     metadata = {
-        "jtl.model": run.config.model.name,
-        "jtl.recipe": to_yaml(run.config),
-        "jtl.result": json.dumps(run.summary["best"], ensure_ascii=False),
-        "jtl.provenance": json.dumps(read_json(run.workdir / "data.json"), ensure_ascii=False),
+        "model": run.config.model.name,
+        "recipe": to_yaml(run.config),
+        "result": json.dumps(run.summary["best"], ensure_ascii=False),
+        "provenance": json.dumps(read_json(run.workdir / "data.json"), ensure_ascii=False),
     }
     save_weights(
         output,

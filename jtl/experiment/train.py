@@ -240,6 +240,7 @@ def _loop(
         validate=validate if len(examples.splits["val"]) else None,
         monitor=config.train.monitor,
         listeners=listeners,
+        evaluate_every=config.train.evaluate_every,
         log_every=config.train.log_every,
     )
 

@@ -36,6 +36,7 @@ class Loop:
         validate: metrics of the validation split for variables on the devices, or None.
         monitor: the metric that chooses the best step, or None for the last.
         listeners: who hears of what happens.
+        evaluate_every: epochs between two evaluations and checkpoints.
         log_every: steps between two records.
     """
 
@@ -47,6 +48,7 @@ class Loop:
     validate: Evaluate | None
     monitor: str | None
     listeners: Sequence[Listener]
+    evaluate_every: float
     log_every: int
 
     def run(self, variables: Any, seed: int) -> tuple[TrainState, Progress]:
@@ -84,7 +86,8 @@ class Loop:
         compiled, running = self.place.compile(phase.step), self.place.put_state(state)
         pace = _Pace(self, index, progress.step)
         began = time.monotonic() - progress.seconds
-        ahead = [stop for stop in evaluation_steps(phase, self.order) if stop > progress.step]
+        stops = evaluation_steps(phase, self.order, self.evaluate_every)
+        ahead = [stop for stop in stops if stop > progress.step]
         for stop in ahead:
             for step in range(progress.step, stop):
                 running, metrics = compiled(running, self.place.put_batch(next(batches)))

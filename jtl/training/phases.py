@@ -60,6 +60,7 @@ class TrainOptions:
         monitor: the validation metric that chooses the best parameters, by its highest value
             (lowest for `loss` and `ece`); None takes the last ones and looks at none.
         placement: `auto` is `pmap` where there are several devices, else `single`.
+        evaluate_every: epochs between two evaluations, each followed by a checkpoint.
         log_every: steps between two records of loss, accuracy, gradient norm and rate.
     """
 
@@ -67,6 +68,7 @@ class TrainOptions:
     label_smoothing: Rate = 0.0
     monitor: str | None = "accuracy"
     placement: Literal["auto", "single", "pmap", "mesh"] = "auto"
+    evaluate_every: Annotated[float, Gt(0)] = 1.0
     log_every: Annotated[int, Gt(0)] = 10
 
 
@@ -121,10 +123,19 @@ def make_phases(
     return tuple(phases)
 
 
-def evaluation_steps(phase: Phase, order: TrainOrder) -> Sequence[int]:
-    """The steps after which a phase is evaluated and saved: every whole epoch, and its end."""
-    first, last = int(order.epoch(phase.start)), int(order.epoch(phase.stop)) + 1
-    ends = {order.steps(epoch) for epoch in range(max(first, 1), last + 1)}
+def evaluation_steps(phase: Phase, order: TrainOrder, every: float) -> Sequence[int]:
+    """The steps after which a phase is evaluated and saved.
+
+    Args:
+        phase: of the run.
+        order: turns epochs into steps.
+        every: epochs between two evaluations, counted from the run's start.
+
+    Returns:
+        Ascending steps within the phase; its end is always one of them.
+    """
+    first, last = int(order.epoch(phase.start) / every), int(order.epoch(phase.stop) / every) + 1
+    ends = {order.steps(every * count) for count in range(max(first, 1), last + 1)}
     return sorted({step for step in ends if phase.start < step < phase.stop} | {phase.stop})
 
 
