@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import record
+from jtl.data.options import load_source
 from jtl.experiment import train
 from jtl.experiment.assemble import Evaluator, make_examples, make_model, make_placement
 from jtl.experiment.options import read_config
@@ -57,8 +58,9 @@ def _accuracy(recipe: str, overrides: tuple[str, ...]) -> float:
 
 def _untrained() -> float:
     config = read_config("digits_fewshot", KEPT)
-    examples = make_examples(config.data, 32, config.seed)
-    pretrained = make_model(config.model, examples.source.classes, config.seed)
+    source = load_source(config.data)
+    pretrained = make_model(config.model, source.classes, config.seed)
+    examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
     place = make_placement("auto")
     evaluator = Evaluator(pretrained.model, pretrained.preprocess, place, 256)
     placed = evaluator.put(pretrained.variables)

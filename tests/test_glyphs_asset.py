@@ -49,8 +49,8 @@ def test_knows_digits_that_it_has_never_seen():
     run_like = jtl.load_model("resnet_mini", weights="glyphs")
     from jtl.data.sources import digits
 
-    source = digits(32)
-    images = run_like.preprocess.normalize(source.images[:400])
+    source = digits()
+    images = run_like.preprocess(source.images[:400])
     logits = run_like.model.apply(run_like.variables, images)[:, :10]
     assert np.mean(np.argmax(logits, -1) == source.labels[:400]) > 0.8
 

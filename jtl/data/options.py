@@ -31,18 +31,17 @@ class DataOptions:
     glyphs: GlyphOptions = GlyphOptions()
 
 
-def load_source(options: DataOptions, image_size: int) -> Source:
-    """The source that the options name, with images at the network's size.
+def load_source(options: DataOptions) -> Source:
+    """The source that the options name, with images as they are.
 
     Args:
         options: which source.
-        image_size: the side, in pixels, that the network takes.
 
     Raises:
         DataError: there is no such source, with near names.
     """
     if options.source == "glyphs":
-        glyphs = render_glyphs(dataclasses.replace(options.glyphs, size=image_size))
+        glyphs = render_glyphs(options.glyphs)
         return ArraySource(
             images=glyphs.images,
             labels=glyphs.labels,
@@ -51,7 +50,7 @@ def load_source(options: DataOptions, image_size: int) -> Source:
         )
     if options.source not in BUNDLED:
         raise unknown_source(options.source, [*BUNDLED, "glyphs"])
-    return BUNDLED[options.source](image_size)
+    return BUNDLED[options.source]()
 
 
 def _by_licence(glyphs: GlyphSet) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,17 +100,51 @@ class ArraySource:
         return total.hexdigest()
 
 
-def resize_images(images: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear resizing of uint8 `[n, h, w, 3]` to `[n, size, size, 3]`, by Pillow."""
-    if images.shape[1:3] == (size, size):
-        return images
-    side = (size, size)
-    resized = [Image.fromarray(i).resize(side, Image.Resampling.BILINEAR) for i in images]
-    return np.stack([np.asarray(image) for image in resized])
+def fitted(source: Source, fit: Callable[[np.ndarray], np.ndarray]) -> Source:
+    """The same examples with every image brought to the network's size.
+
+    Args:
+        source: any source; one in memory is fitted once, any other as it is read.
+        fit: uint8 `[height, width, 3]` to the network's size, such as a preprocessing's
+            `resize_and_crop`, so that training, evaluation and prediction see the same.
+    """
+    if isinstance(source, ArraySource):
+        images = np.stack([fit(image) for image in source.images]) if len(source) else source.images
+        return dataclasses.replace(source, images=images)
+    return _Fitted(source=source, fit=fit)
 
 
-def digits(image_size: int) -> ArraySource:
-    """The 1,797 handwritten digits that scikit-learn ships, 8×8 grey, enlarged.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Fitted:
+    source: Source
+    fit: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return self.source.provenance
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def gather(self, indices: np.ndarray) -> Arrays:
+        batch = self.source.gather(indices)
+        return {**batch, "image": np.stack([self.fit(image) for image in batch["image"]])}
+
+
+def digits() -> ArraySource:
+    """The 1,797 handwritten digits that scikit-learn ships, 8×8 grey.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
     Learning Repository, 1998; its test part.
@@ -121,7 +155,7 @@ def digits(image_size: int) -> ArraySource:
     grey = np.rint(raw.images * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=-1)
     return ArraySource(
-        images=resize_images(images, image_size),
+        images=images,
         labels=raw.target.astype(np.int32),
         classes=tuple(str(name) for name in raw.target_names),
         provenance={
@@ -132,14 +166,13 @@ def digits(image_size: int) -> ArraySource:
 
 
 def from_arrays(
-    images: np.ndarray, labels: np.ndarray, image_size: int, classes: Sequence[str] | None = None
+    images: np.ndarray, labels: np.ndarray, classes: Sequence[str] | None = None
 ) -> ArraySource:
     """A source of one's own arrays.
 
     Args:
         images: uint8 `[examples, height, width, 3]`, or without the last axis if grey.
         labels: int `[examples]`.
-        image_size: the side, in pixels, that the network takes.
         classes: the name of each class; the numbers by default.
 
     Raises:
@@ -155,8 +188,7 @@ def from_arrays(
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=-1)
     names = classes or [str(n) for n in range(int(labels.max(initial=0)) + 1)]
-    source = ArraySource(images=images, labels=labels, classes=tuple(names))
-    return dataclasses.replace(source, images=resize_images(images, image_size))
+    return ArraySource(images=images, labels=labels, classes=tuple(names))
 
 
 BUNDLED = {"digits": digits}

@@ -7,16 +7,15 @@ from typing import Any
 import jax
 
 from jtl.data.augment import AugmentOptions, make_augment
-from jtl.data.options import DataOptions, load_source
+from jtl.data.options import DataOptions
 from jtl.data.pipeline import TrainOrder, eval_batches
-from jtl.data.sources import Arrays, Source
+from jtl.data.sources import Arrays, Source, fitted
 from jtl.data.splits import Splits, make_splits
 from jtl.engine import parallel
 from jtl.engine.evaluation import Prepare, make_eval_step, make_predict_step
 from jtl.engine.losses import cross_entropy
 from jtl.engine.parallel import Placement
 from jtl.experiment.options import Config, ModelOptions
-from jtl.models.registry import model_spec
 from jtl.rng import base_key, stream_key
 from jtl.training.evaluate import evaluate, predict
 from jtl.training.phases import Phase, make_phases
@@ -88,15 +87,12 @@ class Examples:
         return TrainOrder(indices=self.splits["train"], batch_size=options.batch_size, seed=seed)
 
 
-def make_examples(options: DataOptions, image_size: int, seed: int) -> Examples:
-    """The source that the options name, split."""
-    source = load_source(options, image_size)
-    return Examples(source=source, splits=make_splits(source.labels, options.split, seed))
-
-
-def image_size(options: ModelOptions) -> int:
-    """The side, in pixels, that the network's images have."""
-    return model_spec(options.name).input_size
+def make_examples(
+    source: Source, options: DataOptions, preprocess: Preprocess, seed: int
+) -> Examples:
+    """A source split as the options say, its images at the network's size."""
+    splits = make_splits(source.labels, options.split, seed)
+    return Examples(source=fitted(source, preprocess.resize_and_crop), splits=splits)
 
 
 class Evaluator:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jtl.data.options import load_source
 from jtl.data.pipeline import eval_batches
 from jtl.data.sources import ArraySource, Source, read_image
-from jtl.data.splits import make_splits
 from jtl.errors import CheckpointError, ConfigError
 from jtl.experiment.assemble import Evaluator, Examples, make_examples, make_placement
 from jtl.experiment.options import Config
@@ -113,10 +113,8 @@ class Run:
     @cached_property
     def _examples(self) -> Examples:
         data = self.config.data
-        if self.source is None:
-            return make_examples(data, self.preprocess.input_size, self.config.seed)
-        splits = make_splits(self.source.labels, data.split, self.config.seed)
-        return Examples(source=self.source, splits=splits)
+        source = load_source(data) if self.source is None else self.source
+        return make_examples(source, data, self.preprocess, self.config.seed)
 
     @cached_property
     def _evaluator(self) -> Evaluator:

@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from jtl.data.options import DataOptions
+from jtl.data.options import DataOptions, load_source
 from jtl.data.pipeline import train_batches
 from jtl.data.sources import Arrays, Source, from_arrays
-from jtl.data.splits import make_splits
 from jtl.engine.parallel import Placement, check_batch_size
 from jtl.engine.schedules import ScheduleOptions
 from jtl.experiment.assemble import (
     Evaluator,
     Examples,
-    image_size,
     make_examples,
     make_model,
     make_placement,
@@ -178,7 +176,7 @@ def finetune(
         data=DataOptions(source=named, batch_size=batch_size),
         train=TrainOptions(phases=(phase,)),
     )
-    source = None if isinstance(data, str) else _as_source(data, image_size(config.model))
+    source = None if isinstance(data, str) else _as_source(data)
     return train(config, workdir=workdir, source=source, listeners=listeners)
 
 
@@ -193,20 +191,17 @@ def default_weights(model: str) -> str:
     return find_architectures(model)[0].weights[0].name
 
 
-def _as_source(data: tuple[np.ndarray, np.ndarray] | Source, size: int) -> Source:
-    return from_arrays(data[0], data[1], size) if isinstance(data, tuple) else data
+def _as_source(data: tuple[np.ndarray, np.ndarray] | Source) -> Source:
+    return from_arrays(data[0], data[1]) if isinstance(data, tuple) else data
 
 
 def _set_up(config: Config, folder: Path, source: Source | None) -> Setup:
     place = make_placement(config.train.placement)
     check_batch_size(config.data.batch_size, len(place.devices), "data.batch_size")
-    size = image_size(config.model)
     if source is None:
-        examples = make_examples(config.data, size, config.seed)
-    else:
-        splits = make_splits(source.labels, config.data.split, config.seed)
-        examples = Examples(source=source, splits=splits)
-    pretrained = make_model(config.model, examples.source.classes, config.seed)
+        source = load_source(config.data)
+    pretrained = make_model(config.model, source.classes, config.seed)
+    examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
     order = examples.order(config.data, config.seed)
     return Setup(
         workdir=folder,

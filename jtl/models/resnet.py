@@ -122,7 +122,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`[batch, h, w, 3]` to `[batch, h/4, w/4, features]`; full size if small, h/2 if pooled."""
+        """`[batch, h, w, 3]` to a quarter of each side; to a half if pooled, to the whole if small."""
         large = self.entry == "imagenet"
         if self.entry == "pooled":
             x = nn.avg_pool(x, (2, 2), (2, 2))

@@ -220,6 +220,9 @@ def released_preprocess(layout: str, architecture: str, input_size: int) -> Prep
         values = dict(SYMMETRIC if architecture.endswith("v2") else CAFFE)
     if layout == "timm" and not values:
         values = {"interpolation": "bicubic"}
+    if architecture == "resnet_mini":
+        # Characters fill their images: nothing may be cut off.
+        values = {"fit": "squash"}
     resize = math.ceil(input_size * 256 / 224)
     return Preprocess(**values, input_size=input_size, resize=resize)
 

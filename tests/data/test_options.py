@@ -7,18 +7,20 @@ from jtl.data.options import DataOptions, load_source
 from jtl.errors import ConfigError, DataError
 
 
-def test_the_default_is_the_handwritten_digits_at_the_networks_size():
-    source = load_source(DataOptions(), 16)
-    assert source.images.shape == (1797, 16, 16, 3)
+def test_the_default_is_the_handwritten_digits():
+    source = load_source(DataOptions())
+    assert source.images.shape == (1797, 8, 8, 3)
     assert source.classes == tuple("0123456789")
 
 
-def test_glyphs_are_rendered_at_the_networks_size_with_their_licences():
+def test_glyphs_are_rendered_with_their_licences():
     options = build(
         DataOptions,
-        Document(values={"source": "glyphs", "glyphs": {"characters": "AB", "per_family": 1}}),
+        Document(
+            values={"source": "glyphs", "glyphs": {"characters": "AB", "per_family": 1, "size": 12}}
+        ),
     )
-    source = load_source(options, 12)
+    source = load_source(options)
     assert source.images.shape[1:] == (12, 12, 3)
     assert source.classes == ("A", "B")
     licences = source.provenance["fonts by licence"]
@@ -32,7 +34,7 @@ def test_glyphs_are_rendered_at_the_networks_size_with_their_licences():
 )
 def test_an_unknown_source_names_the_known_and_the_near(name, said):
     with pytest.raises(DataError, match=rf"there is no '{name}'.*{said}"):
-        load_source(DataOptions(source=name), 32)
+        load_source(DataOptions(source=name))
 
 
 @pytest.mark.parametrize(

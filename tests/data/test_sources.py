@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jtl.data.sources import ArraySource, digits, from_arrays, read_image, resize_images
+from jtl.data.sources import ArraySource, digits, fitted, from_arrays, read_image
 from jtl.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def test_fingerprint_changes_with_every_part_of_the_data():
 
 
 def test_digits_are_all_there_in_full_contrast():
-    data = digits(8)
+    data = digits()
     assert data.images.shape == (1797, 8, 8, 3)
     assert data.images.max() == 255
     assert np.bincount(data.labels).min() == 174
@@ -71,29 +71,41 @@ def test_digits_are_all_there_in_full_contrast():
     assert json.loads(json.dumps(data.provenance))["licence"] == "CC BY 4.0"
 
 
-def test_digits_are_enlarged_to_the_size_of_the_network():
-    small, large = digits(8), digits(32)
-    assert large.images.shape[1:] == (32, 32, 3)
-    shrunk = large.images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4))
-    assert np.corrcoef(shrunk.ravel(), small.images.ravel())[0, 1] > 0.95
+def halve(image):
+    return image[::2, ::2]
 
 
-def test_images_of_the_right_size_are_left_alone():
-    assert resize_images(IMAGES, 8) is IMAGES
-    flat = np.full((2, 5, 7, 3), 77, np.uint8)
-    np.testing.assert_array_equal(resize_images(flat, 9), np.full((2, 9, 9, 3), 77))
+class Elsewhere:
+    """A source that is not an array in memory."""
+
+    classes, labels, provenance, fingerprint = NAMES, LABELS, {}, "f"
+
+    def __len__(self):
+        return 6
+
+    def gather(self, indices):
+        return {"image": IMAGES[indices], "label": LABELS[indices]}
 
 
-def test_own_arrays_become_a_source_of_the_size_asked_for():
-    own = from_arrays(IMAGES, LABELS.astype(np.int64), 16)
-    assert own.images.shape == (6, 16, 16, 3)
+@pytest.mark.parametrize("original", [source(), Elsewhere()])
+def test_fitted_sources_give_the_same_examples_at_the_networks_size(original):
+    small = fitted(original, halve)
+    batch = small.gather(np.array([4, 1]))
+    np.testing.assert_array_equal(batch["image"], IMAGES[[4, 1], ::2, ::2])
+    np.testing.assert_array_equal(batch["label"], LABELS[[4, 1]])
+    assert (small.classes, len(small)) == (NAMES, 6)
+
+
+def test_own_arrays_become_a_source():
+    own = from_arrays(IMAGES, LABELS.astype(np.int64))
+    assert own.images.shape == (6, 8, 8, 3)
     assert own.labels.dtype == np.int32
     assert own.classes == ("0", "1", "2")
-    assert from_arrays(IMAGES, LABELS, 8, NAMES).classes == NAMES
+    assert from_arrays(IMAGES, LABELS, NAMES).classes == NAMES
 
 
 def test_own_grey_arrays_get_three_equal_channels():
-    own = from_arrays(IMAGES[..., 0], LABELS, 8)
+    own = from_arrays(IMAGES[..., 0], LABELS)
     for channel in range(3):
         np.testing.assert_array_equal(own.images[..., channel], IMAGES[..., 0])
 
@@ -101,7 +113,7 @@ def test_own_grey_arrays_get_three_equal_channels():
 @pytest.mark.parametrize("labels", [LABELS + 0.5, np.array(["ant", "bee", "cat"] * 2)])
 def test_labels_that_are_no_class_numbers_are_refused(labels):
     with pytest.raises(DataError, match="must be class numbers of an integer type"):
-        from_arrays(IMAGES, labels, 8)
+        from_arrays(IMAGES, labels)
 
 
 GREY = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
