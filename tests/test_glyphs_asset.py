@@ -39,7 +39,7 @@ def test_the_header_holds_recipe_result_and_licences():
     header = read_weights(locate("glyphs")).metadata
     assert "source: glyphs" in header["recipe"]
     assert 0 < json.loads(header["result"])["metrics"]["val"]["accuracy"] <= 1
-    fonts = json.loads(header["provenance"])["fonts by licence"]
+    fonts = json.loads(header["provenance"])["provenance"]["fonts by licence"]
     assert set(fonts) <= FREE
     assert sum(map(len, fonts.values())) > 100
     assert any("DejaVu Sans" in font for names in fonts.values() for font in names)

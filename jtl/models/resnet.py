@@ -122,7 +122,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`[batch, h, w, 3]` to a quarter of each side; to a half if pooled, to the whole if small."""
+        """`[batch, h, w, 3]` to a quarter of each side; half if pooled, all if small."""
         large = self.entry == "imagenet"
         if self.entry == "pooled":
             x = nn.avg_pool(x, (2, 2), (2, 2))

@@ -182,7 +182,7 @@ def test_record_refuses_values_that_no_image_fits(fields):
         ("keras", "inception_v3", 299, Preprocess(**SYMMETRIC, input_size=299, resize=342)),
         ("torchvision", "inception_v3", 299, Preprocess(**SYMMETRIC, input_size=299, resize=342)),
         ("timm", "vgg16", 224, Preprocess(interpolation="bicubic")),
-        ("jtl", "resnet_mini", 32, Preprocess(input_size=32, resize=37)),
+        ("jtl", "resnet_mini", 32, Preprocess(input_size=32, resize=37, fit="squash")),
     ],
 )
 def test_released_preprocess_follows_the_source(layout, architecture, size, expected):
