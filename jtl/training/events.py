@@ -28,7 +28,7 @@ class Stepped:
         step: batches consumed.
         phase: from 0.
         metrics: of this step's batch, before its update; `rate` is the learning rate.
-        images_per_second: since the record before.
+        images_per_second: since the last evaluation.
         seconds_left: of the run's training, by that speed.
     """
 

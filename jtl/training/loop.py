@@ -146,6 +146,7 @@ class _Pace:
         self._pending: tuple[int, Any] | None = None
         self._skipped = 0
         self._step, self._time = step, time.monotonic()
+        self._reported, self._compiling = step, True
 
     def stepped(self, step: int, metrics: Any) -> None:
         """Takes a step's metrics, still on the device, and reads the step's before."""
@@ -160,17 +161,19 @@ class _Pace:
             self._pending = None
 
     def restart(self) -> None:
-        """Leaves what happened since the last report out of the speed."""
-        self._time = time.monotonic()
+        """Measures the speed from here on, after an evaluation."""
+        self._step, self._time = self._reported, time.monotonic()
 
     def _report(self, step: int, metrics: Any) -> None:
         loop, phase = self._loop, self._loop.phases[self._index]
+        self._reported = step
         host = {name: float(value) for name, value in jax.device_get(metrics).items()}
         host["rate"] = float(phase.rate(step - 1 - phase.start))
         self._check(step, host)
         now = time.monotonic()
         speed = (step - self._step) / max(now - self._time, 1e-9)
-        self._step, self._time = step, now
+        if self._compiling:
+            self._compiling, self._step, self._time = False, step, now
         event = Stepped(
             step=step,
             epoch=loop.order.epoch(step),
