@@ -1,6 +1,5 @@
 """Every network computes what torchvision or Keras computed in float64 on the same tensors."""
 
-import contextlib
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +13,7 @@ from jtl.tree import matches, unflatten
 from jtl.weights.layouts.identify import LAYOUTS
 from jtl.weights.layouts.transform import OI_TO_IO, Entry
 from tests import golden
-from tests.models.keras_rounding import keras_rounding, machine_rounds_as_the_peer
+from tests.models.keras_rounding import apply_with_keras_rounding
 
 # The bounds of relative L2 distance that the project promises.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
@@ -53,14 +52,6 @@ def rounds_in_float32(name: str) -> bool:
     return name.startswith("keras-") and "VGG" not in name
 
 
-def peer_rounding(name: str) -> contextlib.AbstractContextManager[None]:
-    if not rounds_in_float32(name):
-        return contextlib.nullcontext()
-    if not machine_rounds_as_the_peer():
-        pytest.skip("this processor's reciprocal square root has other bits than the peer's")
-    return keras_rounding()
-
-
 @lru_cache(maxsize=1)
 def peer(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     fixture = golden.load(name)
@@ -79,19 +70,33 @@ def table(name: str, model: StagedNet) -> tuple[Entry, ...]:
     return LAYOUTS[name.split("-")[0]].entries(model)
 
 
-def distances(
-    name: str, dtype: str, model: StagedNet, entries: tuple[Entry, ...]
-) -> dict[str, float]:
-    """Relative L2 distance from the peer's float64 to ours, for the logits and each output."""
-    fixture, tensors = peer(name)
-    variables = unflatten(
+def variables_of(name: str, dtype: str, entries: tuple[Entry, ...]) -> dict[str, Any]:
+    _, tensors = peer(name)
+    return unflatten(
         {e.destination: e.transform.forward(tensors[e.source]).astype(dtype) for e in entries}
     )
+
+
+def distances(
+    name: str,
+    dtype: str,
+    model: StagedNet,
+    entries: tuple[Entry, ...],
+    as_keras_rounds: bool = False,
+) -> dict[str, float]:
+    """Relative L2 distance from the peer's float64 to ours, for the logits and each output."""
+    fixture, _ = peer(name)
+    variables = variables_of(name, dtype, entries)
     images = golden.normalised(fixture["meta"], fixture["images"]).astype(dtype)
     wanted = {PLACES[output] for output in fixture["outputs"] if output != "logits"}
+
+    def asked(module: Any, method: str) -> bool:
+        return method == "__call__" and "/".join(module.path) in wanted
+
     with jax.enable_x64(dtype == "float64"):
-        logits, captured = _run(model, wanted)(variables, images)
-    ours = {place: _pooled(np.asarray(array)) for place, array in captured.items()}
+        run = apply_with_keras_rounding if as_keras_rounds else _apply
+        logits, state = run(name, model, variables, images, asked)
+    ours = {place: _pooled(_captured(state, place)) for place in wanted}
     ours["logits"] = np.asarray(logits)
     assert all(array.dtype == dtype for array in ours.values())
     return {
@@ -101,22 +106,19 @@ def distances(
     }
 
 
-def _run(model: StagedNet, wanted: set[str]) -> Any:
-    def asked(module: Any, method: str) -> bool:
-        return method == "__call__" and "/".join(module.path) in wanted
-
+def _apply(name: str, model: StagedNet, variables: Any, images: np.ndarray, asked: Any) -> Any:
     @jax.jit
     def run(variables: Any, images: Any) -> Any:
-        logits, state = model.apply(variables, images, capture_intermediates=asked, mutable=True)
-        captured = {}
-        for place in wanted:
-            node = state["intermediates"]
-            for part in (*place.split("/"), "__call__"):
-                node = node[part]
-            captured[place] = node[0]
-        return logits, captured
+        return model.apply(variables, images, capture_intermediates=asked, mutable=True)
 
-    return run
+    return run(variables, images)
+
+
+def _captured(state: Any, place: str) -> np.ndarray:
+    node = state["intermediates"]
+    for part in (*place.split("/"), "__call__"):
+        node = node[part]
+    return np.asarray(node[0])
 
 
 def _pooled(array: np.ndarray) -> np.ndarray:
@@ -128,9 +130,8 @@ def _pooled(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", cases(golden.names()))
 def test_outputs_equal_the_peer_on_the_same_tensors(name: str, dtype: str) -> None:
     model = network(name)
-    entries = table(name, model)
-    with peer_rounding(name) if dtype == "float64" else contextlib.nullcontext():
-        found = distances(name, dtype, model, entries)
+    as_keras_rounds = dtype == "float64" and rounds_in_float32(name)
+    found = distances(name, dtype, model, table(name, model), as_keras_rounds)
     assert max(found.values()) <= TOLERANCE[dtype], found
 
 
@@ -145,14 +146,9 @@ def test_outputs_differ_by_no_more_than_the_rounding_of_keras(name: str) -> None
 @pytest.mark.slow
 def test_both_heads_equal_the_peer_in_training_mode(x64: None) -> None:
     name = "training-inception_v3"
-    fixture, tensors = peer(name)
+    fixture, _ = peer(name)
     model = create_model("inception_v3", aux_head=True)
-    variables = unflatten(
-        {
-            e.destination: e.transform.forward(tensors[e.source]).astype("float64")
-            for e in LAYOUTS["torchvision"].entries(model)
-        }
-    )
+    variables = variables_of(name, "float64", LAYOUTS["torchvision"].entries(model))
     images = golden.normalised(fixture["meta"], fixture["images"])
     collections = ["batch_stats", "aux_logits"]
     apply = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=collections))
