@@ -17,7 +17,9 @@ from jtl.experiment.options import read_config
 HEAD = ("train.phases=[{freeze: backbone, epochs: 140, schedule: {rate: 1e-2}}]",)
 KEPT = (
     "model.head=match",
-    "train.phases=[{freeze: none, batch_norm: affine, epochs: 60, schedule: {rate: 2e-3}}]",
+    "train.label_smoothing=0.2",
+    "train.phases=[{freeze: none, batch_norm: affine, epochs: 150,"
+    " optimizer: {weight_decay: 0.01}, schedule: {rate: 1e-3, warmup: 0.2}}]",
 )
 ROWS = {
     "fine-tuned": ("digits_fewshot", ()),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +30,9 @@ def metric_sums(
         `count`, `loss`, `correct`, `top5`, the confusion matrix `[true, predicted]`, and the
         calibration bins' counts, confidences and hits `[bins]`. Counts are int32.
     """
+    chex.assert_rank(logits, 2)
+    chex.assert_equal_shape_prefix([logits, losses, label, mask], 1)
+    chex.assert_rank([losses, mask], 1)
     logits = at_least_float32(logits)
     classes = logits.shape[-1]
     truth = class_indices(label)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -199,7 +200,9 @@ class TrainStep:
         logits, stats = self.forward.train(
             variables, batch["image"], state.rng, state.step, context
         )
-        losses = jnp.where(batch["mask"], self.loss(logits, batch), 0.0)
+        losses = self.loss(logits, batch)
+        chex.assert_equal_shape([losses, batch["mask"]])
+        losses = jnp.where(batch["mask"], losses, 0.0)
         hits = (jnp.argmax(logits, axis=-1) == class_indices(batch["label"])) & batch["mask"]
         # Sum over sum: the mean of per-device means would weigh examples unevenly.
         divisor = count.astype(losses.dtype)

@@ -1,7 +1,6 @@
 """Walks an HDF5 file held in bytes: plain arrays and text attributes, nothing outside the bytes."""
 
 import dataclasses
-import io
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -49,8 +48,7 @@ def read_hdf5(where: str, data: np.ndarray) -> Hdf5Content:
             sizes far beyond its own.
     """
     try:
-        # Without file locks and paths: HDF5 sees only these bytes.
-        with h5py.File(_Bytes(data), "r") as file:
+        with _open(data) as file:
             return _read_content(where, data, file)
     except WeightsError:
         raise
@@ -60,6 +58,19 @@ def read_hdf5(where: str, data: np.ndarray) -> Hdf5Content:
         raise WeightsError(
             f"{where}: is damaged as an HDF5 file ({text}); fetch or save it again."
         ) from error
+
+
+def _open(data: np.ndarray) -> h5py.File:
+    """The bytes as a file of their own, which HDF5 copies for as long as it is open.
+
+    Given a path, HDF5 takes a file that damage kept from closing for the next one there; given a
+    Python file, it would call that back after Python's end.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(backing_store=False)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_file_image(data.data)
+    return h5py.File(h5py.h5f.open(b"weights in memory", h5py.h5f.ACC_RDONLY, access))
 
 
 def _read_content(where: str, data: np.ndarray, file: h5py.File) -> Hdf5Content:
@@ -153,31 +164,3 @@ def _text_attributes(where: str, stored: int, group: h5py.Group) -> dict[str, st
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-class _Bytes(io.RawIOBase):
-    """A read-only file over mapped bytes, so that HDF5 reads them without a copy."""
-
-    def __init__(self, data: np.ndarray) -> None:
-        self._data = data
-        self._place = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._data.nbytes}
-        self._place = start[whence] + offset
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._data[self._place : self._place + len(buffer)]
-        buffer[: piece.nbytes] = piece.data
-        self._place += piece.nbytes
-        return int(piece.nbytes)
