@@ -142,7 +142,7 @@ MODELS: dict[str, ModelSpec] = {
         },
         input_size=32,
         feature_width=128,
-        parameters=270_304,
+        parameters=331_568,
     ),
 }
 

@@ -16,7 +16,7 @@ from jtl.tree import map_with_path
 
 def mini(**fields):
     """The small residual network, narrowed so that it compiles fast."""
-    fields = {"widths": (4, 4, 8), "num_classes": 4, **fields}
+    fields = {"widths": (4, 4, 8), "entry": "small", "num_classes": 4, **fields}
     return create_model("resnet_mini", **fields)
 
 

@@ -40,8 +40,9 @@ def test_v2_takes_odd_sizes_on_both_ways_of_a_block(size):
     stage_sizes(ResNet(**FOUR, block="preact"), size)
 
 
-def test_small_entry_keeps_the_resolution():
-    assert stage_sizes(create_model("resnet_mini"), 32)[0] == (32, 32, 24)
+@pytest.mark.parametrize(("entry", "side"), [("small", 32), ("pooled", 16)])
+def test_entries_for_small_images_keep_the_resolution_or_half_of_it(entry, side):
+    assert stage_sizes(create_model("resnet_mini", entry=entry), 32)[0] == (side, side, 8)
 
 
 def test_small_network_has_few_parameters_with_a_head_of_62():

@@ -94,7 +94,7 @@ def test_file_says_classes_preprocessing_and_further_metadata(tmp_path):
     assert json.loads(notes["jtl.classes"]) == ["Ä", "b"]
     assert Preprocess.from_dict(json.loads(notes["jtl.preprocess"])) == record
     assert (notes["run"], notes["jtl.layout"]) == ("flowers", "jtl")
-    assert json.loads(notes["jtl.fields"])["entry"] == "small"
+    assert json.loads(notes["jtl.fields"])["entry"] == "pooled"
 
 
 def test_torch_layouts_bear_the_word_that_torch_loaders_look_for(tmp_path):
