@@ -61,9 +61,9 @@ def test_the_recipe_makes_such_a_file(tmp_path):
         "data.glyphs.fonts=[]",
         "data.glyphs.characters=0123456789AB",
         "data.glyphs.strokes=[0]",
-        "data.batch_size=32",
-        "train.phases.0.epochs=0.5",
-        "data.split.val=0.1",
+        "data.batch_size=16",
+        "train.phases.0.epochs=1",
+        "data.split.val=0.25",
     )
     train(read_config("glyphs", small), workdir=tmp_path / "run")
     made = export_safetensors(load_run(tmp_path / "run"), tmp_path / "made.safetensors")
