@@ -49,12 +49,16 @@ class InceptionV3(StagedNet, kw_only=True):
     momentum: float = 0.9
 
     minimum_size: ClassVar[int] = 75
-    example_size: ClassVar[int] = 299
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages in order; `aux`, a branch, is last, so that no range takes it in."""
         return ("stem", "mixed5", "mixed6", "mixed7", "head", *(("aux",) if self.aux_head else ()))
+
+    @property
+    def example_size(self) -> int:
+        """Pixels a side of the original; the auxiliary head takes no less."""
+        return 299
 
     @property
     def feature_width(self) -> int:

@@ -51,6 +51,11 @@ class ResNet(StagedNet, kw_only=True):
         return ("stem", *(f"layer{i + 1}" for i in range(len(self.stage_sizes))), "head")
 
     @property
+    def example_size(self) -> int:
+        """Pixels a side that the entry is made for."""
+        return 224 if self.entry == "imagenet" else 32
+
+    @property
     def feature_width(self) -> int:
         """Channels that leave the last stage."""
         return self.widths[-1] * EXPANSION[self.block]

@@ -32,14 +32,18 @@ class StagedNet(nn.Module, kw_only=True):
     param_dtype: Any = jnp.float32
     remat: tuple[str, ...] = ()
 
-    # Pixels a side: the least that the network takes, and one at which all of it can be traced.
+    # Pixels a side below which a network has nothing left to pool.
     minimum_size: ClassVar[int] = 1
-    example_size: ClassVar[int] = 224
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The names that parameter paths begin with, in the order the network runs them."""
         raise NotImplementedError
+
+    @property
+    def example_size(self) -> int:
+        """Pixels a side that the network was made for; all of it can be traced there."""
+        return 224
 
     @property
     def feature_width(self) -> int:

@@ -19,7 +19,7 @@ def test_registered_figures_are_those_of_the_network(name):
     assert count(params) == spec.parameters
     assert leaves["params/head/kernel"].shape == (spec.feature_width, 1000)
     assert model.feature_width == spec.feature_width
-    assert model.example_size == spec.input_size or name == "resnet_mini"
+    assert model.example_size == spec.input_size
 
 
 @pytest.mark.parametrize("name", list(MODELS))

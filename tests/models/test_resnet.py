@@ -45,6 +45,17 @@ def test_entries_for_small_images_keep_the_resolution_or_half_of_it(entry, side)
     assert stage_sizes(create_model("resnet_mini", entry=entry), 32)[0] == (side, side, 8)
 
 
+def test_pooled_entry_sees_the_means_of_two_by_two_pixels():
+    model = ResNet(**TINY, block="basic", entry="pooled")
+    variables = jax.jit(model.init)(jax.random.key(0), images())
+    apply = jax.jit(lambda v, x: model.apply(v, x, last="stem", method="run_stages"))
+    means = images().reshape(2, 16, 2, 16, 2, 3).mean((2, 4))
+    smeared = means.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(
+        apply(variables, images()), apply(variables, smeared), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_small_network_has_few_parameters_with_a_head_of_62():
     model = create_model("resnet_mini", num_classes=62)
     variables = jax.eval_shape(model.init, jax.random.key(0), images())
