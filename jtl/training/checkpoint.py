@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from jtl.engine.state import TrainState
 from jtl.errors import CheckpointError
+from jtl.tree import flatten
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,9 +64,11 @@ class Checkpoints:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begins to save a plain state; earlier steps but the best are deleted when it is safe."""
         self._manager.wait_until_finished()
-        latest = self._manager.latest_step()
+        before = self.progress() or Progress()
+        # The best so far is needed until the new checkpoint, and with it a new best, is complete.
+        kept = {before.step, before.best_step, progress.best_step}
         for step in self._manager.all_steps():
-            if step not in (latest, progress.best_step):
+            if step not in kept:
                 self._manager.delete(step)
         self._manager.save(
             progress.step,
@@ -91,21 +94,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the checkpoint is missing, or does not fit.
         """
-        template = _tree(like)
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(
-                        template, restore_args=ocp.checkpoint_utils.construct_restore_args(template)
-                    )
-                ),
-            )["state"]
-        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
-            raise CheckpointError(
-                f"the checkpoint {self._folder / str(step)} does not fit this run: {error}"
-            ) from error
-        return TrainState(**restored)
+        return TrainState(**self._restore(step, _tree(like)))
 
     def variables(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters and statistics saved at a step, in the structure of `like`.
@@ -114,17 +103,26 @@ class Checkpoints:
             CheckpointError: the checkpoint is missing, or does not fit.
         """
         template = {name: like[name] for name in ("params", "batch_stats")}
-        arguments = ocp.args.PyTreeRestore(
-            template,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(template),
-            partial_restore=True,
-        )
+        return self._restore(step, template, partial_restore=True)
+
+    def _restore(self, step: int, template: dict[str, Any], **options: Any) -> dict[str, Any]:
+        name = f"the checkpoint {self._folder / str(step)}"
+        # Given the shapes, Orbax would cut and fill what was saved until it fits.
+        arguments = ocp.checkpoint_utils.construct_restore_args(template, set_global_shape=False)
+        restore = ocp.args.PyTreeRestore(template, restore_args=arguments, **options)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+            found = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
-            raise CheckpointError(
-                f"the checkpoint {self._folder / str(step)} does not fit this run: {error}"
-            ) from error
+            raise CheckpointError(f"{name} does not fit this run: {error}") from error
+        expected = flatten(template)
+        problems = [
+            f"{path} is {list(leaf.shape)} and not {list(expected[path].shape)}"
+            for path, leaf in flatten(found).items()
+            if leaf.shape != expected[path].shape
+        ]
+        if problems:
+            raise CheckpointError(f"{name} does not fit this run: {'; '.join(problems[:10])}.")
+        return found
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

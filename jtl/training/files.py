@@ -1,5 +1,6 @@
 """Files of a run that are whole or absent: written beside, synced, then renamed."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror}); make room or rights, then start again "
             "with --resume."

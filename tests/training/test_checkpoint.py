@@ -1,0 +1,137 @@
+"""Checkpoints: bits back as they were, the best kept through a kill, and what does not fit."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jtl
+from jtl.errors import CheckpointError
+from jtl.training.checkpoint import Checkpoints, Progress, abstract
+from jtl.tree import differences
+from tests.training.runs import VARIABLES
+
+
+def state_at(step, fill=None, **options):
+    """A state with every kind of leaf: keys, masked optimizer state, half precision."""
+    params = dict(VARIABLES["params"])
+    if fill is not None:
+        params = jax.tree.map(lambda leaf: jnp.full_like(leaf, fill), params)
+    params["half"] = jnp.asarray([1.5, -0.0], jnp.bfloat16)
+    tx = jtl.partition_optimizer(optax.adam(1e-3), jtl.freeze_labels(params, "stem"))
+    variables = {"params": params, "batch_stats": VARIABLES["batch_stats"]}
+    state = jtl.TrainState.create(variables, tx, rng=7, **options)
+    return dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
+
+
+def save(workdir, *saved):
+    """Saves a state a step, each with the best step so far."""
+    with Checkpoints(workdir) as checkpoints:
+        for step, best in saved:
+            checkpoints.save(state_at(step, fill=step), Progress(step=step, best_step=best))
+
+
+def steps_in(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": True, "loss_scale": True}])
+def test_states_come_back_with_their_bits(tmp_path, options):
+    state = state_at(4, **options)
+    progress = Progress(step=4, phase=1, best_step=2, best_value=1 / 3, seconds=12.5)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress() is None
+        checkpoints.save(state, progress)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress() == progress
+        back = checkpoints.restore(4, abstract(state))
+        variables = checkpoints.variables(4, abstract(state).variables)
+    assert not differences(state, back)
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    assert not differences(state.variables, variables)
+
+
+def test_states_come_back_to_the_devices_asked_for(tmp_path):
+    save(tmp_path, (3, 3))
+    place = jtl.parallel.mesh()
+    like = place.put_state(state_at(0))
+    with Checkpoints(tmp_path) as checkpoints:
+        back = checkpoints.restore(3, abstract(like))
+    kernel = back.params["head"]["kernel"]
+    assert kernel.devices() == set(jax.devices())
+    np.testing.assert_array_equal(kernel, np.full((5, 3), 3.0))
+
+
+def test_the_newest_the_one_before_and_the_best_are_kept(tmp_path):
+    save(tmp_path, (1, 1), (2, 2), (3, 2), (4, 2), (5, 2))
+    assert steps_in(tmp_path) == [2, 4, 5]
+
+
+def test_a_kill_while_a_new_best_is_saved_leaves_the_old_best(tmp_path):
+    save(tmp_path, (1, 1), (2, 1), (3, 3))
+    shutil.rmtree(tmp_path / "checkpoints" / "3")  # as if its saving had never ended
+    with Checkpoints(tmp_path) as checkpoints:
+        progress = checkpoints.progress()
+        assert (progress.step, progress.best_step) == (2, 1)
+        kept = checkpoints.variables(1, abstract(state_at(0)).variables)
+    np.testing.assert_array_equal(kept["params"]["head"]["kernel"], np.full((5, 3), 1.0))
+
+
+def test_a_kill_while_a_new_best_is_saved_after_a_restart_leaves_the_old_best(tmp_path):
+    save(tmp_path, (1, 1), (2, 1))
+    save(tmp_path, (3, 3))
+    shutil.rmtree(tmp_path / "checkpoints" / "3")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress().best_step == 1
+        checkpoints.variables(1, abstract(state_at(0)).variables)
+
+
+def test_a_folder_of_a_save_that_was_cut_off_is_passed_over(tmp_path):
+    save(tmp_path, (1, 1), (2, 2))
+    whole = tmp_path / "checkpoints" / "2"
+    cut = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
+    shutil.copytree(whole, cut)
+    (cut / "commit_success.txt").unlink(missing_ok=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress().step == 2
+
+
+def test_a_checkpoint_that_is_not_there_is_one_error(tmp_path):
+    save(tmp_path, (1, 1))
+    with Checkpoints(tmp_path) as checkpoints:
+        for restore in (
+            lambda: checkpoints.restore(9, abstract(state_at(0))),
+            lambda: checkpoints.variables(9, abstract(state_at(0)).variables),
+        ):
+            with pytest.raises(CheckpointError, match=r"checkpoints/9 does not fit this run"):
+                restore()
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
+    save(tmp_path, (1, 1))
+    like = abstract(state_at(0))
+    head = {"kernel": jax.ShapeDtypeStruct((5, 7), jnp.float32)}
+    other = dataclasses.replace(like, params={**like.params, "head": head})
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"head/kernel is \[5, 3\] and not \[5, 7\]"):
+            checkpoints.restore(1, other)
+        with pytest.raises(CheckpointError, match=r"head/kernel is \[5, 3\] and not \[5, 7\]"):
+            checkpoints.variables(1, other.variables)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    save(tmp_path, (1, 1))
+    like = abstract(state_at(0))
+    other = dataclasses.replace(like, params={"body": like.params["head"]})
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="does not fit"):
+        checkpoints.restore(1, other)
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        Checkpoints(tmp_path / "file" / "run")

@@ -1,0 +1,92 @@
+"""Records on disk: every event once, in order, also over a resumption."""
+
+import json
+import struct
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from jtl.training.events import Began, Ended, Evaluated, Stepped
+from jtl.training.logs import Records
+
+
+def stepped(step):
+    return Stepped(
+        step=step,
+        epoch=step / 10,
+        phase=0,
+        metrics={"loss": 1 / step, "rate": 0.1},
+        images_per_second=100.0,
+        seconds_left=5.0,
+    )
+
+
+def evaluated(step):
+    return Evaluated(
+        step=step, epoch=step / 10, phase=0, split="val", metrics={"accuracy": 0.5}, best=True
+    )
+
+
+def record(folder, start, events):
+    with Records(folder, start) as records:
+        for event in events:
+            records(event)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def scalars(folder):
+    """What TensorBoard would show: (tag, step, value), from all event files in order."""
+    found = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + size])
+            found += [(own.tag, event.step, own.simple_value) for own in event.summary.value]
+            data = data[16 + size :]
+    return found
+
+
+def test_steps_and_evaluations_are_recorded_as_they_come(tmp_path):
+    events = [Began(step=0, steps=9), stepped(1), stepped(2), evaluated(2), Ended(summary={})]
+    record(tmp_path, 0, events)
+    assert [(line["kind"], line["step"]) for line in lines(tmp_path)] == [
+        ("train", 1),
+        ("train", 2),
+        ("evaluation", 2),
+    ]
+    assert lines(tmp_path)[1]["metrics"] == {"loss": 0.5, "rate": 0.1}
+    assert lines(tmp_path)[2]["split"] == "val"
+
+
+def test_records_can_be_read_while_the_run_goes_on(tmp_path):
+    with Records(tmp_path, 0) as records:
+        records(stepped(1))
+        assert lines(tmp_path)[0]["step"] == 1
+
+
+@pytest.mark.parametrize("cut", ["", '{"kind": "tr'])
+def test_a_resumed_run_drops_what_it_is_about_to_do_again(tmp_path, cut):
+    record(tmp_path, 0, [stepped(1), stepped(2), evaluated(2), stepped(3)])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(cut)
+    record(tmp_path, 2, [stepped(3), stepped(4)])
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 2, 3, 4]
+
+
+def test_a_run_begun_again_drops_all(tmp_path):
+    record(tmp_path, 0, [stepped(1), stepped(2)])
+    record(tmp_path, 0, [stepped(1)])
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
+def test_tensorboard_is_given_every_metric_under_its_split(tmp_path):
+    record(tmp_path, 0, [stepped(4), evaluated(4)])
+    assert scalars(tmp_path) == [
+        ("train/loss", 4, 0.25),
+        ("train/rate", 4, pytest.approx(0.1)),
+        ("val/accuracy", 4, 0.5),
+    ]
