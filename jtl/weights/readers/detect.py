@@ -5,7 +5,7 @@ from pathlib import Path
 from jtl.errors import WeightsError
 from jtl.tree import nearest
 from jtl.weights.readers.archive import open_archive
-from jtl.weights.readers.hdf5 import SIGNATURE
+from jtl.weights.readers.hdf5_guard import SIGNATURE
 from jtl.weights.readers.keras_files import WEIGHTS_MEMBER
 from jtl.weights.readers.msgpack import looks_like_msgpack
 from jtl.weights.readers.onnx_graph import looks_like_onnx

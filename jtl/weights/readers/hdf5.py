@@ -10,10 +10,9 @@ import h5py
 import numpy as np
 
 from jtl.errors import WeightsError
+from jtl.weights.readers.hdf5_guard import check_structure
 from jtl.weights.readers.hdf5_values import element_type, read_values
 from jtl.weights.readers.weight_file import check_expansion
-
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 # What Keras writes and the reader of its layouts asks for; any other attribute stays unread.
 _WANTED = re.compile(r"(layer_names|weight_names)\d*|name|model_config|keras_version|backend")
@@ -47,6 +46,7 @@ def read_hdf5(where: str, data: np.ndarray) -> Hdf5Content:
         WeightsError: the file is damaged, links to other files or keeps data in them, or claims
             sizes far beyond its own.
     """
+    check_structure(where, data)
     try:
         with _open(data) as file:
             return _read_content(where, data, file)
@@ -63,8 +63,8 @@ def read_hdf5(where: str, data: np.ndarray) -> Hdf5Content:
 def _open(data: np.ndarray) -> h5py.File:
     """The bytes as a file of their own, which HDF5 copies for as long as it is open.
 
-    Given a path, HDF5 takes a file that damage kept from closing for the next one there; given a
-    Python file, it would call that back after Python's end.
+    HDF5 knows a file on disk by its inode: were damage to keep one from closing, it would be
+    taken for the next one there.
     """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fapl_core(backing_store=False)

@@ -197,3 +197,25 @@ def test_a_file_cut_short_is_refused(path):
     for length in range(8, len(whole), 499):
         path.write_bytes(whole[:length])
         refusal(path)
+
+
+def test_texts_whose_walk_would_never_end_are_refused(path):
+    with h5py.File(path, "w") as file:
+        file.create_group("a").attrs["name"] = "text"
+    whole = bytearray(path.read_bytes())
+    heap = whole.index(b"GCOL")
+    # The free rest behind the one text of four bytes: a size of nothing is walked for ever.
+    rest = heap + 16 + 16 + 8
+    assert int.from_bytes(whole[rest + 8 : rest + 16], "little") == 4096 - 40
+    whole[rest + 8 : rest + 16] = bytes(8)
+    path.write_bytes(whole)
+    assert f"the texts at byte {heap:,} are damaged" in refusal(path)
+
+
+def test_places_of_another_width_are_refused(path):
+    with h5py.File(path, "w"):
+        pass
+    whole = bytearray(path.read_bytes())
+    whole[13] = 4
+    path.write_bytes(whole)
+    assert "places of 4 and lengths of 8 bytes" in refusal(path)
