@@ -1,8 +1,8 @@
 """What a freeze spec means for modules: the mode of each BatchNorm and of each dropout."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from jtl.engine.freeze import FROZEN, Labels
 from jtl.errors import ConfigError
@@ -60,6 +60,26 @@ class Modes:
     def drops(self, module: str) -> bool:
         """Whether a dropout is on: everywhere but in stages that are frozen whole."""
         return self.frozen_dropout or not self._stage_is_frozen(module)
+
+    def frozen_prefix(self, stages: Sequence[str], batch_stats: Any) -> tuple[str, ...]:
+        """The leading stages whose output training never changes.
+
+        All their parameters are frozen, their BatchNorms use stored statistics, and nothing in
+        them drops.
+
+        Args:
+            stages: in the order that the network runs them.
+            batch_stats: the running statistics, whose paths name the BatchNorms.
+        """
+        norms = {path.rpartition("/")[0] for path in flatten(batch_stats)}
+        prefix: list[str] = []
+        for stage in stages:
+            own = [norm for norm in norms if norm.startswith(f"{stage}/")]
+            moves = not self._stage_is_frozen(stage) or self.frozen_dropout
+            if moves or not all(self.keeps_statistics(norm) for norm in own):
+                break
+            prefix.append(stage)
+        return tuple(prefix)
 
     def _holds_still(self, module: str) -> bool:
         own = self._under(module)
