@@ -48,3 +48,19 @@ def example_keys(rng: jax.Array, stream: str, step: ArrayLike, position: jax.Arr
     """
     key = stream_key(rng, stream, step)
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(position)
+
+
+def view_keys(rng: jax.Array, stream: str, view: jax.Array, example: jax.Array) -> jax.Array:
+    """One key per example, `[batch]`, by what is looked at, wherever and whenever that is.
+
+    Args:
+        rng: the run's base key.
+        stream: what the keys are for.
+        view: int `[batch]`, which of an example's views, such as the epoch.
+        example: int `[batch]`, each example's index in its source.
+    """
+
+    def key(own_view: jax.Array, own_example: jax.Array) -> jax.Array:
+        return jax.random.fold_in(stream_key(rng, stream, own_view), own_example)
+
+    return jax.vmap(key)(view, example)

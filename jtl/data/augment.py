@@ -44,6 +44,12 @@ class AugmentOptions:
             grows back to its size; None leaves it sharp.
         blur: standard deviation of a Gaussian, in pixels.
         noise: standard deviation of Gaussian noise, in levels of 0..255.
+        mixup: the parameter of the Beta distribution that neighbours in a batch are blended by
+            (Zhang et al. 2018, arXiv:1710.09412); 0 blends none.
+        cutmix: likewise for the area of a rectangle that they exchange (Yun et al. 2019,
+            arXiv:1905.04899); with both on, each pair takes either.
+        views: how many ways each image is varied, one an epoch and then again from the first;
+            None varies it anew every epoch.
     """
 
     flip: Annotated[float, Interval(ge=0, le=1)] = 0.0
@@ -62,6 +68,9 @@ class AugmentOptions:
     resolution: tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]] | None = None
     blur: Range = _ZERO
     noise: Annotated[float, Ge(0)] = 0.0
+    mixup: Annotated[float, Ge(0)] = 0.0
+    cutmix: Annotated[float, Ge(0)] = 0.0
+    views: Annotated[int, Ge(1)] | None = None
 
     def __post_init__(self) -> None:
         problems = [

@@ -22,11 +22,14 @@ class TrainOrder:
         indices: int `[examples]`, the training split.
         batch_size: examples a step, over all devices.
         seed: of the run.
+        views: how many augmented views of each example there are, one an epoch and then again
+            from the first; None draws a new one every epoch.
     """
 
     indices: np.ndarray
     batch_size: int
     seed: int
+    views: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses an empty split."""
@@ -41,16 +44,24 @@ class TrainOrder:
         """How many times the examples were seen after `step` steps."""
         return step * self.batch_size / len(self.indices)
 
+    def view(self, step: int) -> np.ndarray:
+        """Which view of each example one step takes, int32 `[batch]`."""
+        epochs, _ = self._places(step)
+        return (epochs if self.views is None else epochs % self.views).astype(np.int32)
+
     def __getitem__(self, step: int) -> np.ndarray:
         """The examples of one step, int `[batch]`."""
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, offsets = np.divmod(places, len(self.indices))
+        epochs, offsets = self._places(step)
         chosen = np.empty(self.batch_size, self.indices.dtype)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             order = _permutation(len(self.indices), self.seed, int(epoch))
             chosen[here] = self.indices[order[offsets[here]]]
         return chosen
+
+    def _places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.divmod(places, len(self.indices))
 
 
 @lru_cache(maxsize=4)
@@ -70,8 +81,13 @@ class _Batches:
     def __getitem__(self, step: int) -> Arrays:
         indices = self.order[step]
         position = np.arange(len(indices), dtype=np.int32)
-        mask = np.ones(len(indices), bool)
-        return {**self.source.gather(indices), "mask": mask, "position": position}
+        return {
+            **self.source.gather(indices),
+            "mask": np.ones(len(indices), bool),
+            "position": position,
+            "example": indices.astype(np.int32),
+            "view": self.order.view(step),
+        }
 
 
 def train_batches(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jtl.engine.forward import Forward, as_forward
 from jtl.engine.interception import batch_sum
-from jtl.engine.losses import Batch, Loss, at_least_float32, cross_entropy
+from jtl.engine.losses import Batch, Loss, at_least_float32, cross_entropy, known_labels_only
 from jtl.engine.metrics import MetricSums, metric_sums
 
 Prepare = Callable[[dict[str, Any], jax.Array | None], Mapping[str, Any]]
@@ -60,6 +60,7 @@ class EvalStep:
         """Metric sums over the unmasked examples of the global batch."""
         logits, full = _evaluate(self.forward, self.prepare, self.axis_name, variables, batch)
         losses = self.loss(logits, full)
+        losses = known_labels_only(losses, full["label"], logits.shape[-1])
         sums = metric_sums(logits, losses, full["label"], full["mask"])
         return batch_sum(sums, self.axis_name)
 

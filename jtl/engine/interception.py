@@ -22,12 +22,19 @@ class BatchContext:
         position: int `[batch]`, each example's place in the global batch.
         mask: bool `[batch]`, False for padding.
         axis_name: the mapped axis that the global batch is spread over, or None.
+        global_batch_norm: whether BatchNorm in training looks beyond its device's part.
     """
 
     modes: Modes
     position: jax.Array
     mask: jax.Array
     axis_name: str | None
+    global_batch_norm: bool = True
+
+    @property
+    def statistics_axis(self) -> str | None:
+        """The mapped axis that BatchNorm's statistics are taken over, or None."""
+        return self.axis_name if self.global_batch_norm else None
 
 
 def batch_mean(tree: Any, axis_name: str | None) -> Any:
@@ -63,7 +70,8 @@ def intercept_training(context: BatchContext, handled: set[str]) -> Any:
         if call.method_name != "__call__":
             return next_fun(*args, **kwargs)
         if isinstance(module, nn.BatchNorm):
-            handled.add("/".join(module.path))
+            if context.global_batch_norm:
+                handled.add("/".join(module.path))
             return _batch_norm(next_fun, args, kwargs, module, context)
         if isinstance(module, nn.Dropout):
             return _dropout(args, kwargs, module, context)
@@ -105,11 +113,11 @@ def _statistics(x: jax.Array, module: nn.BatchNorm, context: BatchContext) -> di
     _check_leading(x, context, module, "BatchNorm")
     weight = context.mask.astype(dtype).reshape(-1, *[1] * (x.ndim - 1))
     places = x.size // (x.shape[0] * x.shape[module.axis])
-    total = batch_sum(jnp.sum(weight), context.axis_name) * places
+    total = batch_sum(jnp.sum(weight), context.statistics_axis) * places
     total = jnp.maximum(total, 1)
 
     def mean(values: jax.Array) -> jax.Array:
-        return batch_sum(jnp.sum(values * weight, axes), context.axis_name) / total
+        return batch_sum(jnp.sum(values * weight, axes), context.statistics_axis) / total
 
     wide = x.astype(dtype)
     center = mean(wide)

@@ -114,6 +114,13 @@ def balanced_weights(counts: jax.Array) -> jax.Array:
     return jnp.where(counts > 0, jnp.sum(counts) / (occurs * jnp.maximum(counts, 1)), 0.0)
 
 
+def known_labels_only(losses: jax.Array, label: jax.Array, classes: int) -> jax.Array:
+    """Losses `[batch]`, NaN where an int label is no class: one-hot it would cost nothing."""
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        return losses
+    return jnp.where((label >= 0) & (label < classes), losses, jnp.nan)
+
+
 def at_least_float32(array: jax.Array) -> jax.Array:
     """The array in float32, or in float64 if it already is."""
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))

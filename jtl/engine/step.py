@@ -13,12 +13,12 @@ from jtl.engine.evaluation import Prepare, complete
 from jtl.engine.forward import Forward, as_forward
 from jtl.engine.freeze import TRAINABLE, Freeze, Labels, entries_of, freeze_labels
 from jtl.engine.interception import BatchContext, batch_mean, batch_sum
-from jtl.engine.losses import Batch, Loss, class_indices, cross_entropy
+from jtl.engine.losses import Batch, Loss, class_indices, cross_entropy, known_labels_only
 from jtl.engine.modes import BatchNormMode, Modes, make_modes
 from jtl.engine.optim import check_labels
 from jtl.engine.state import LossScale, TrainState
 from jtl.errors import ConfigError
-from jtl.rng import example_keys
+from jtl.rng import example_keys, view_keys
 from jtl.tree import merge, select
 
 Metrics = dict[str, jax.Array]
@@ -37,16 +37,20 @@ def make_train_step(
     frozen_dropout: bool = False,
     accumulate: int = 1,
     ema_decay: float | None = None,
+    global_batch_norm: bool = True,
 ) -> "TrainStep":
     """Makes the pure training step `(state, batch) -> (state, metrics)`.
 
     A batch holds `image` `[batch, height, width, channel]` as the model takes it and `label`,
     int `[batch]` or float `[batch, classes]`; optional are `mask`, bool `[batch]`, False for
-    padding, and `position`, int `[batch]`, each example's place in the global batch.
+    padding, and `position`, int `[batch]`, each example's place in the global batch. Keys of
+    `prepare` follow the step and the position or, where a batch brings `example` and `view`, int
+    `[batch]`, those, so that a view can be drawn again.
 
     Only trainable parameters are differentiated. Metrics are replicated scalars: `loss` before
     the update, `accuracy`, `grad_norm` of the trainable gradients, and `skipped`, 1 where loss
-    or gradient was not finite and everything but `state.step` stayed as it was.
+    or gradient was not finite and everything but `state.step` stayed as it was. A label beyond
+    the classes makes the loss NaN.
 
     Args:
         model: a Linen module, or a function
@@ -63,6 +67,9 @@ def make_train_step(
             batch, but BatchNorm in training takes its statistics a micro-batch at a time.
         ema_decay: of the running means in `state.ema`, in [0, 1); reached gradually over the
             first steps. None keeps none.
+        global_batch_norm: whether BatchNorm in training takes the statistics of the global
+            batch; otherwise those of each device's part, as plain Flax does under pmap, whose
+            running means are then averaged over the devices.
 
     Raises:
         ConfigError: an argument is out of range; or, when the step is first called, the spec
@@ -82,6 +89,7 @@ def make_train_step(
         frozen_dropout=frozen_dropout,
         accumulate=accumulate,
         ema_decay=ema_decay,
+        global_batch_norm=global_batch_norm,
     )
 
 
@@ -102,6 +110,7 @@ class TrainStep:
     frozen_dropout: bool
     accumulate: int
     ema_decay: float | None
+    global_batch_norm: bool = True
     axis_name: str | None = None
 
     donated = (0,)
@@ -121,13 +130,16 @@ class TrainStep:
         self._check_ema(state)
         full = complete(batch, self.axis_name)
         if self.prepare is not None:
-            keys = example_keys(state.rng, "augment", state.step, full["position"])
-            full = {**full, **self.prepare(full, keys)}
+            full = {**full, **self.prepare(full, _augmentation_keys(state, full))}
         full["image"] = _without_padding(full["image"], full["mask"])
         trainable = select(state.params, labels, TRAINABLE)
         grads, stats, metrics = self._gradients(trainable, state, full, self.modes(labels))
         metrics["grad_norm"] = optax.global_norm(grads)
-        updates, opt_state = self.tx.update(grads, state.opt_state, trainable)
+        # Schedules follow the step; rules such as reduce_on_plateau ask for the loss.
+        tx = optax.with_extra_args_support(self.tx)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, trainable, step=state.step, value=metrics["loss"]
+        )
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         metrics["skipped"] = 1 - finite.astype(jnp.int32)
         old = (trainable, state.batch_stats, state.opt_state, state.ema)
@@ -196,12 +208,14 @@ class TrainStep:
             position=batch["position"],
             mask=batch["mask"],
             axis_name=self.axis_name,
+            global_batch_norm=self.global_batch_norm,
         )
         logits, stats = self.forward.train(
             variables, batch["image"], state.rng, state.step, context
         )
         losses = self.loss(logits, batch)
         chex.assert_equal_shape([losses, batch["mask"]])
+        losses = known_labels_only(losses, batch["label"], logits.shape[-1])
         losses = jnp.where(batch["mask"], losses, 0.0)
         hits = (jnp.argmax(logits, axis=-1) == class_indices(batch["label"])) & batch["mask"]
         # Sum over sum: the mean of per-device means would weigh examples unevenly.
@@ -229,6 +243,12 @@ class TrainStep:
                 f"the step has ema_decay={self.ema_decay}, but the state was created with "
                 f"ema={state.ema is not None}; give both or neither."
             )
+
+
+def _augmentation_keys(state: TrainState, batch: dict[str, Any]) -> jax.Array:
+    if "view" in batch:
+        return view_keys(state.rng, "augment", batch["view"], batch["example"])
+    return example_keys(state.rng, "augment", state.step, batch["position"])
 
 
 def _without_padding(images: jax.Array, mask: jax.Array) -> jax.Array:
