@@ -8,7 +8,12 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 
-from jtl.engine.interception import BatchContext, batch_mean, intercept_training
+from jtl.engine.interception import (
+    BatchContext,
+    batch_mean,
+    intercept_evaluation,
+    intercept_training,
+)
 from jtl.errors import ConfigError
 from jtl.rng import stream_key
 from jtl.tree import map_with_path
@@ -100,7 +105,8 @@ class LinenForward:
 
     def evaluate(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits `[batch, classes]` with stored statistics and no randomness."""
-        logits: Any = self.model.apply(variables, images, **self._mode(False))
+        with intercept_evaluation():
+            logits: Any = self.model.apply(variables, images, **self._mode(False))
         return logits
 
     def _mode(self, train: bool) -> dict[str, Any]:

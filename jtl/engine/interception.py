@@ -1,7 +1,7 @@
 """BatchNorm and dropout of any Linen module, made global, keyed and frozen without editing it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,14 +52,153 @@ def intercept_training(context: BatchContext, handled: set[str]) -> Any:
 
     BatchNorm takes its statistics over the unmasked examples of the global batch, or the
     stored ones where it is frozen; dropout draws one mask per example, keyed by its position,
-    and is off where its stage is frozen.
+    and is off where its stage is frozen. A mode that a module gives at the call is kept.
 
     Args:
         context: the batch, and which modules hold still.
         handled: is filled with the paths of the BatchNorms seen, whose statistics are the same
             on every device already.
+
+    Raises:
+        ConfigError: a module's constructor fixes a mode that is not the one to train in.
     """
 
+    def batch_norm(
+        next_fun: Callable[..., Any], module: nn.BatchNorm, call: dict[str, Any]
+    ) -> jax.Array:
+        handled.add("/".join(module.path))
+        return _batch_norm(next_fun, module, call, context)
+
+    def dropout(module: nn.Dropout, call: dict[str, Any]) -> jax.Array:
+        return _dropout(module, call, context)
+
+    return nn.intercept_methods(_interceptor(batch_norm, dropout))
+
+
+def intercept_evaluation() -> Any:
+    """A context manager under which a Linen module's `apply` has no batch and no randomness.
+
+    Raises:
+        ConfigError: a BatchNorm insists on the batch's statistics, or a dropout on dropping.
+    """
+
+    def batch_norm(
+        next_fun: Callable[..., Any], module: nn.BatchNorm, call: dict[str, Any]
+    ) -> jax.Array:
+        if _first(call.get("use_running_average"), module.use_running_average) is False:
+            raise insists_on_batch("/".join(module.path))
+        with _attribute(module, "use_running_average", None):
+            return next_fun(**{**call, "use_running_average": True})
+
+    def dropout(module: nn.Dropout, call: dict[str, Any]) -> jax.Array:
+        still = _first(call.get("deterministic"), module.deterministic)
+        if still is False and module.rate > 0:
+            raise insists_on_dropping("/".join(module.path))
+        return call["inputs"]
+
+    return nn.intercept_methods(_interceptor(batch_norm, dropout))
+
+
+def insists_on_batch(path: str) -> ConfigError:
+    """The error of a BatchNorm that would take a batch's statistics in evaluation."""
+    return ConfigError(
+        f"BatchNorm at {path!r} is fixed to use_running_average=False, but evaluation uses stored "
+        "statistics; give it use_running_average=not train."
+    )
+
+
+def insists_on_dropping(path: str) -> ConfigError:
+    """The error of a dropout that would drop in evaluation."""
+    return ConfigError(
+        f"dropout at {path!r} is fixed to deterministic=False, but evaluation drops nothing; give "
+        "it deterministic=not train."
+    )
+
+
+def batch_statistics(
+    x: jax.Array,
+    context: BatchContext,
+    *,
+    axis: int,
+    fast: bool,
+    path: str,
+    mask: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Mean and variance, `[channel]`, over the unmasked examples of the global batch.
+
+    Args:
+        x: `[batch, ...]` with the channels at `axis`.
+        context: the batch.
+        axis: of the channels.
+        fast: whether the variance is the mean square less the squared mean.
+        path: the BatchNorm's own.
+        mask: bool, broadcastable to `x`, False for places that the module itself leaves out.
+
+    Raises:
+        ConfigError: the first axis of `x` is not the batch.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    axes = tuple(a for a in range(x.ndim) if a != axis % x.ndim)
+    _check_leading(x, context, path, "BatchNorm")
+    weight = context.mask.astype(dtype).reshape(-1, *[1] * (x.ndim - 1))
+    if mask is None:
+        total = jnp.sum(weight) * (x.size // (x.shape[0] * x.shape[axis]))
+    else:
+        weight = jnp.where(jnp.broadcast_to(mask, x.shape), weight, 0)
+        total = jnp.sum(weight, axes)
+    total = jnp.maximum(batch_sum(total, context.axis_name), 1)
+
+    def mean(values: jax.Array) -> jax.Array:
+        return batch_sum(jnp.sum(values * weight, axes), context.axis_name) / total
+
+    wide = x.astype(dtype)
+    center = mean(wide)
+    if fast:
+        variance = jnp.maximum(mean(jnp.square(wide)) - jnp.square(center), 0)
+    else:
+        shape = [1] * x.ndim
+        shape[axis] = x.shape[axis]
+        variance = mean(jnp.square(wide - center.reshape(shape)))
+    return {"mean": center, "var": variance}
+
+
+def drop(
+    x: jax.Array,
+    key: jax.Array,
+    context: BatchContext,
+    *,
+    rate: float,
+    broadcast_dims: Sequence[int],
+    path: str,
+) -> jax.Array:
+    """Drops with one mask per example, keyed by its position; what is kept is scaled up.
+
+    Args:
+        x: `[batch, ...]`.
+        key: the same on every device.
+        context: the batch.
+        rate: the share that is dropped, in (0, 1].
+        broadcast_dims: axes that share one draw.
+        path: the dropout's own.
+
+    Raises:
+        ConfigError: the first axis of `x` is not the batch.
+    """
+    _check_leading(x, context, path, "dropout")
+    keep = 1.0 - rate
+    if keep == 0:
+        return jnp.zeros_like(x)
+    shared = {axis % x.ndim for axis in broadcast_dims}
+    shape = tuple(1 if axis in shared else x.shape[axis] for axis in range(x.ndim))
+
+    def draw(place: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, place), keep, shape[1:])
+
+    mask = jnp.broadcast_to(jax.vmap(draw)(context.position), x.shape)
+    return jnp.where(mask, x / keep, jnp.zeros_like(x))
+
+
+def _interceptor(batch_norm: Callable[..., Any], dropout: Callable[..., Any]) -> Any:
     def intercept(
         next_fun: Callable[..., Any],
         args: tuple[Any, ...],
@@ -70,33 +209,47 @@ def intercept_training(context: BatchContext, handled: set[str]) -> Any:
         if call.method_name != "__call__":
             return next_fun(*args, **kwargs)
         if isinstance(module, nn.BatchNorm):
-            if context.global_batch_norm:
-                handled.add("/".join(module.path))
-            return _batch_norm(next_fun, args, kwargs, module, context)
+            named = dict(zip(("x", "use_running_average"), args))
+            return batch_norm(next_fun, module, {**named, **kwargs})
         if isinstance(module, nn.Dropout):
-            return _dropout(args, kwargs, module, context)
+            named = dict(zip(("inputs", "deterministic", "rng"), args))
+            return dropout(module, {**named, **kwargs})
         return next_fun(*args, **kwargs)
 
-    return nn.intercept_methods(intercept)
+    return intercept
 
 
 def _batch_norm(
     next_fun: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
     module: nn.BatchNorm,
+    call: dict[str, Any],
     context: BatchContext,
 ) -> jax.Array:
-    stored = kwargs.get("use_running_average", module.use_running_average)
-    kept = context.modes.keeps_statistics("/".join(module.path))
+    path = "/".join(module.path)
+    mode = context.modes.batch_norm_mode(path)
+    kept = context.modes.keeps_statistics(path)
+    asked = call.get("use_running_average")
+    if asked is None and module.use_running_average and not kept:
+        raise ConfigError(
+            f"BatchNorm at {path!r} is fixed to use_running_average=True, but it is to train with "
+            f"the batch's statistics; give it use_running_average=not train, or set its mode with "
+            f"batch_norm={{{path!r}: {'affine' if mode == 'train' else 'frozen'!r}}}."
+        )
     with _attribute(module, "use_running_average", None):
-        normalize = lambda: next_fun(*args, **{**kwargs, "use_running_average": True})  # noqa: E731
-        if stored or kept:
+        normalize = lambda: next_fun(**{**call, "use_running_average": True})  # noqa: E731
+        if asked or kept:
             return normalize()
         old: dict[str, jax.Array] = {
             name: module.get_variable("batch_stats", name) for name in ("mean", "var")
         }
-        new = _statistics(args[0], module, context)
+        new = batch_statistics(
+            call["x"],
+            context,
+            axis=module.axis,
+            fast=module.use_fast_variance,
+            path=path,
+            mask=call.get("mask"),
+        )
         for name in old:
             module.put_variable("batch_stats", name, new[name])
         # Flax normalises with the batch's own statistics, and the running ones move after it.
@@ -107,59 +260,31 @@ def _batch_norm(
         return output
 
 
-def _statistics(x: jax.Array, module: nn.BatchNorm, context: BatchContext) -> dict[str, jax.Array]:
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    axes = tuple(a for a in range(x.ndim) if a != module.axis % x.ndim)
-    _check_leading(x, context, module, "BatchNorm")
-    weight = context.mask.astype(dtype).reshape(-1, *[1] * (x.ndim - 1))
-    places = x.size // (x.shape[0] * x.shape[module.axis])
-    total = batch_sum(jnp.sum(weight), context.statistics_axis) * places
-    total = jnp.maximum(total, 1)
-
-    def mean(values: jax.Array) -> jax.Array:
-        return batch_sum(jnp.sum(values * weight, axes), context.statistics_axis) / total
-
-    wide = x.astype(dtype)
-    center = mean(wide)
-    if module.use_fast_variance:
-        variance = jnp.maximum(mean(jnp.square(wide)) - jnp.square(center), 0)
-    else:
-        shape = [1] * x.ndim
-        shape[module.axis] = x.shape[module.axis]
-        variance = mean(jnp.square(wide - center.reshape(shape)))
-    return {"mean": center, "var": variance}
-
-
-def _dropout(
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    module: nn.Dropout,
-    context: BatchContext,
-) -> jax.Array:
-    x = args[0] if args else kwargs["inputs"]
-    still = args[1] if len(args) > 1 else kwargs.get("deterministic", module.deterministic)
-    if still or module.rate == 0 or not context.modes.drops("/".join(module.path)):
+def _dropout(module: nn.Dropout, call: dict[str, Any], context: BatchContext) -> jax.Array:
+    x, path = call["inputs"], "/".join(module.path)
+    asked = call.get("deterministic")
+    if asked or module.rate == 0 or not context.modes.drops(path):
         return x
-    _check_leading(x, context, module, "dropout")
-    keep = 1.0 - module.rate
-    if keep == 0:
-        return jnp.zeros_like(x)
-    rng = kwargs.get("rng")
+    if asked is None and module.deterministic:
+        raise ConfigError(
+            f"dropout at {path!r} is fixed to deterministic=True, but it is to drop in training; "
+            "give it deterministic=not train, or rate 0."
+        )
+    rng = call.get("rng")
     key = module.make_rng(module.rng_collection) if rng is None else rng
-    shape = tuple(1 if axis in module.broadcast_dims else x.shape[axis] for axis in range(x.ndim))
-
-    def draw(place: jax.Array) -> jax.Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, place), keep, shape[1:])
-
-    mask = jnp.broadcast_to(jax.vmap(draw)(context.position), x.shape)
-    return jnp.where(mask, x / keep, jnp.zeros_like(x))
+    dims = module.broadcast_dims
+    return drop(x, key, context, rate=module.rate, broadcast_dims=dims, path=path)
 
 
-def _check_leading(x: jax.Array, context: BatchContext, module: nn.Module, what: str) -> None:
+def _first(at_call: bool | None, fixed: bool | None) -> bool | None:
+    return fixed if at_call is None else at_call
+
+
+def _check_leading(x: jax.Array, context: BatchContext, path: str, what: str) -> None:
     batch = context.position.shape[0]
     if x.ndim < 1 or x.shape[0] != batch:
         raise ConfigError(
-            f"{what} at {'/'.join(module.path)!r} is given {list(x.shape)}, but its first axis "
+            f"{what} at {path!r} is given {list(x.shape)}, but its first axis "
             f"must be the batch of {batch} examples: masks and statistics belong to examples."
         )
 

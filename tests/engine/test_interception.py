@@ -199,3 +199,95 @@ def test_a_first_axis_that_is_not_the_batch_is_refused(layer):
     path = "rows_bn" if layer == "BatchNorm" else "rows_drop"
     with pytest.raises(ConfigError, match=rf"{layer} at '{path}'.*\[512, 2\].* batch of 8"):
         trained(Folded())
+
+
+class Fixed(nn.Module):
+    """Layers whose modes are written into the module."""
+
+    norm: tuple = ()
+    drop: tuple = ()
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(**dict(self.norm), name="bn")(x)
+        x = nn.Dropout(0.5, **dict(self.drop), name="drop")(x)
+        return nn.Dense(2, name="head")(x)
+
+
+STORED, BATCH = (("use_running_average", True),), (("use_running_average", False),)
+STILL, DROPS = (("deterministic", True),), (("deterministic", False),)
+
+
+def fixed_variables():
+    return variables_of(Fixed(STORED, STILL))
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        (Fixed(STORED, DROPS), r"BatchNorm at 'bn' is fixed to use_running_average=True.*'affine'"),
+        (Fixed(BATCH, STILL), r"dropout at 'drop' is fixed to deterministic=True"),
+    ],
+)
+def test_a_mode_fixed_for_evaluation_is_refused_in_training(net, said):
+    with pytest.raises(ConfigError, match=said):
+        trained(net, variables=fixed_variables())
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        (Fixed(BATCH, STILL), r"BatchNorm at 'bn' is fixed to use_running_average=False"),
+        (Fixed(STORED, DROPS), r"dropout at 'drop' is fixed to deterministic=False"),
+    ],
+)
+def test_a_mode_fixed_for_training_is_refused_in_evaluation(net, said):
+    with pytest.raises(ConfigError, match=said):
+        LinenForward(model=net).evaluate(fixed_variables(), IMAGES)
+
+
+def test_a_fixed_mode_that_the_freeze_spec_agrees_with_is_kept():
+    variables = fixed_variables()
+    output, stats = trained(Fixed(STORED, STILL), variables=variables, freeze="all")
+    np.testing.assert_allclose(output, Fixed(STORED, STILL).apply(variables, IMAGES), atol=1e-6)
+    assert not differences(variables["batch_stats"], stats)
+
+
+def test_modes_that_are_left_open_are_filled_in():
+    variables = fixed_variables()
+    expected, kept = trained(Fixed(BATCH, DROPS), variables=variables)
+    output, stats = trained(Fixed((), ()), variables=variables)
+    np.testing.assert_array_equal(output, expected)
+    assert not differences(kept, stats)
+    logits = LinenForward(model=Fixed((), ())).evaluate(variables, IMAGES)
+    np.testing.assert_array_equal(logits, Fixed(STORED, STILL).apply(variables, IMAGES))
+
+
+def test_a_mode_given_at_the_call_is_kept_in_training():
+    class Called(nn.Module):
+        @nn.compact
+        def __call__(self, x, train: bool = False):
+            x = nn.BatchNorm(name="bn")(x, True)
+            return nn.Dropout(0.5)(x, deterministic=True)
+
+    variables = variables_of(Called())
+    output, stats = trained(Called(), variables=variables)
+    np.testing.assert_allclose(output, Called().apply(variables, IMAGES), atol=1e-6)
+    assert not differences(variables["batch_stats"], stats)
+
+
+def test_places_that_a_module_leaves_out_do_not_count():
+    class Partial(nn.Module):
+        @nn.compact
+        def __call__(self, x, train: bool = False):
+            inside = (jnp.arange(8) < 6).reshape(1, 8, 1, 1)
+            return nn.BatchNorm(momentum=0.9, name="bn")(
+                x, use_running_average=not train, mask=inside
+            )
+
+    variables = variables_of(Partial())
+    expected, kept = trained(Norm(), IMAGES[:, :6], variables=variables)
+    output, stats = trained(Partial(), variables=variables)
+    np.testing.assert_allclose(output[:, :6], expected, atol=1e-5)
+    for name, value in kept["bn"].items():
+        np.testing.assert_allclose(stats["bn"][name], value, rtol=1e-5, err_msg=name)
