@@ -1,10 +1,14 @@
 """Losses: each maps `(logits, batch)` to float `[batch]`; mask and mean belong to the step."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Ge, Interval, Lt
+from jax.typing import ArrayLike
 
 from jtl.errors import ConfigError
 
@@ -99,7 +103,7 @@ def weighted(loss: Loss, class_weights: jax.Array) -> Loss:
     return scaled
 
 
-def balanced_weights(counts: jax.Array) -> jax.Array:
+def balanced_weights(counts: ArrayLike) -> jax.Array:
     """Class weights by which every class counts the same, averaging 1 over the examples.
 
     Args:
@@ -119,6 +123,50 @@ def known_labels_only(losses: jax.Array, label: jax.Array, classes: int) -> jax.
     if not jnp.issubdtype(label.dtype, jnp.integer):
         return losses
     return jnp.where((label >= 0) & (label < classes), losses, jnp.nan)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """What is minimised.
+
+    Attributes:
+        name: softmax cross-entropy for one label an image, `sigmoid` cross-entropy for
+            several, or `focal`, which looks away from what is already right.
+        label_smoothing: the fraction of each target spread over all classes; not for `focal`.
+        gamma: how strongly `focal` looks away.
+        class_weights: `balanced` lets every class count the same, however many images it has.
+    """
+
+    name: Literal["cross_entropy", "sigmoid", "focal"] = "cross_entropy"
+    label_smoothing: Annotated[float, Interval(ge=0), Lt(1)] = 0.0
+    gamma: Annotated[float, Ge(0)] = 2.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+    def __post_init__(self) -> None:
+        """Refuses smoothing where there is none."""
+        if self.name == "focal" and self.label_smoothing:
+            raise ConfigError(
+                f"label_smoothing={self.label_smoothing} does not go with the focal loss; set it "
+                "to 0 or choose name: cross_entropy."
+            )
+
+
+def make_loss(options: LossOptions, class_counts: ArrayLike | None = None) -> Loss:
+    """The loss that the options say.
+
+    Args:
+        options: which loss.
+        class_counts: int `[classes]`, training examples of each class, for balanced weights.
+    """
+    if options.name == "focal":
+        loss = focal(options.gamma)
+    elif options.name == "sigmoid":
+        loss = sigmoid_cross_entropy(options.label_smoothing)
+    else:
+        loss = cross_entropy(options.label_smoothing)
+    if options.class_weights == "balanced" and class_counts is not None:
+        return weighted(loss, balanced_weights(class_counts))
+    return loss
 
 
 def at_least_float32(array: jax.Array) -> jax.Array:

@@ -117,7 +117,8 @@ def make_optimizer(
         rate: the learning rate, or its schedule over `state.step`, which a step passes on.
         multipliers: of the rate, a float for each parameter; None is 1 throughout.
         groups: the name of a group for each parameter; every group counts its own steps, so
-            that a rule which corrects its first steps does so for each. None is one group.
+            that a rule which corrects its first steps does so for each; `frozen` is in none.
+            None is one group.
         reference: what `l2_sp` pulls towards, shaped like the parameters; None is what the
             optimizer is made with.
     """
@@ -142,8 +143,8 @@ def make_optimizer(
 def _grouped(rule: optax.GradientTransformation, groups: Any) -> optax.GradientTransformation:
     if groups is None:
         return rule
-    names = sorted(set(jax.tree.leaves(groups)))
-    return optax.multi_transform(dict.fromkeys(names, rule), groups)
+    rules = {name: rule for name in jax.tree.leaves(groups) if name != FROZEN}
+    return optax.multi_transform({**rules, FROZEN: optax.set_to_zero()}, groups)
 
 
 def _rule(options: OptimizerOptions) -> optax.GradientTransformation:
@@ -219,6 +220,7 @@ def scale_by_rate(rate: float | optax.Schedule) -> optax.GradientTransformation:
     def update(
         updates: Any, state: Any, params: Any = None, *, step: Any = None, **_: Any
     ) -> tuple[Any, Any]:
+        del params
         if step is None:
             raise ConfigError(
                 "this optimizer's rate follows the training step: pass it on with "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jtl.engine.freeze import TRAINABLE
-from jtl.engine.optim import PartitionedTransformation
+from jtl.engine.optim import PartitionedTransformation, carry_state
 from jtl.errors import ConfigError
 from jtl.rng import base_key
 from jtl.tree import merge, select
@@ -93,6 +93,36 @@ class TrainState:
             rng=base_key(rng),
             ema={"params": _trainable(params, tx), "batch_stats": stats} if ema else None,
             loss_scale=scale if loss_scale else None,
+        )
+
+    def succeeded_by(
+        self, tx: optax.GradientTransformation, *, keep_optimizer: bool = True
+    ) -> "TrainState":
+        """The state with which another optimizer, or freeze spec, goes on from this one.
+
+        The step, the parameters, the statistics and the key stay. Running means of parameters
+        that stay trainable go on; those of newly trainable ones begin at their value.
+
+        Args:
+            tx: the next optimizer.
+            keep_optimizer: whether the optimizer's state of parameters that stay trainable goes
+                on too, which asks for the same rule; all else begins afresh.
+        """
+        fresh = TrainState.create(
+            self.variables,
+            tx,
+            rng=self.rng,
+            ema=self.ema is not None,
+            loss_scale=self.loss_scale is not None,
+        )
+        return dataclasses.replace(
+            fresh,
+            step=self.step,
+            opt_state=carry_state(self.opt_state, fresh.opt_state)
+            if keep_optimizer
+            else fresh.opt_state,
+            ema=carry_state(self.ema, fresh.ema),
+            loss_scale=self.loss_scale,
         )
 
     @property

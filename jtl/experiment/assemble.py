@@ -1,19 +1,23 @@
 """From a config to the objects that it names: source, splits, network, steps, placement."""
 
 import dataclasses
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jtl.data.augment import AugmentOptions, make_augment
+from jtl.data.mix import make_mix
 from jtl.data.options import DataOptions
 from jtl.data.pipeline import TrainOrder, eval_batches
 from jtl.data.sources import Arrays, Source, fitted
 from jtl.data.splits import Splits, make_splits
 from jtl.engine import parallel
 from jtl.engine.evaluation import Prepare, make_eval_step, make_predict_step
-from jtl.engine.losses import cross_entropy
+from jtl.engine.losses import Loss, LossOptions, make_loss
 from jtl.engine.parallel import Placement
 from jtl.experiment.options import Config, ModelOptions
 from jtl.rng import base_key, stream_key
@@ -21,6 +25,8 @@ from jtl.training.evaluate import evaluate, predict
 from jtl.training.phases import Phase, make_phases
 from jtl.weights.load import Pretrained, load_model
 from jtl.weights.preprocess import Preprocess
+
+_MIX = zlib.crc32(b"mix")  # as augmentations fold their own names into an example's key
 
 _PLACEMENTS = {
     "auto": parallel.best,
@@ -41,6 +47,10 @@ def make_model(options: ModelOptions, classes: tuple[str, ...], seed: int) -> Pr
     fields: dict[str, Any] = {}
     if options.drop_path_rate:
         fields["drop_path_rate"] = options.drop_path_rate
+    if options.precision != "float32":
+        fields["dtype"] = jnp.dtype(options.precision)
+    if options.remat:
+        fields["remat"] = options.remat
     return load_model(
         options.name,
         options.weights,
@@ -53,20 +63,29 @@ def make_model(options: ModelOptions, classes: tuple[str, ...], seed: int) -> Pr
     )
 
 
-def make_prepare(preprocess: Preprocess, options: AugmentOptions | None) -> Prepare:
+def make_prepare(
+    preprocess: Preprocess, options: AugmentOptions | None = None, classes: int = 0
+) -> Prepare:
     """Augmentation, where there are keys, and normalisation, on the device.
 
     Args:
         preprocess: of the weights.
         options: how training images are varied; None varies nothing.
+        classes: the width of labels that mixup and CutMix blend.
     """
     augment = make_augment(options) if options is not None else None
+    mixes = options is not None and (options.mixup > 0 or options.cutmix > 0)
+    mix = make_mix(options, classes) if options is not None and mixes else None
 
     def prepare(batch: dict[str, Any], keys: jax.Array | None) -> dict[str, Any]:
         images = batch["image"]
         if augment is not None and keys is not None:
             images = augment(images, keys)
-        return {"image": preprocess.normalize(images)}
+        prepared = {"image": preprocess.normalize(images)}
+        if mix is not None and keys is not None:
+            mix_keys = jax.vmap(lambda key: jax.random.fold_in(key, _MIX))(keys)
+            return mix({**batch, **prepared}, mix_keys)
+        return prepared
 
     return prepare
 
@@ -82,9 +101,20 @@ class Examples:
         """A split's examples once, padded and masked."""
         return eval_batches(self.source, self.splits[split], batch_size)
 
-    def order(self, options: DataOptions, seed: int) -> TrainOrder:
+    def order(self, config: Config) -> TrainOrder:
         """The order of training."""
-        return TrainOrder(indices=self.splits["train"], batch_size=options.batch_size, seed=seed)
+        return TrainOrder(
+            indices=self.splits["train"],
+            batch_size=config.data.batch_size,
+            seed=config.seed,
+            views=config.augment.views,
+        )
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Int `[classes]`, training examples of each class."""
+        labels = self.source.labels[self.splits["train"]]
+        return np.bincount(labels, minlength=len(self.source.classes))
 
 
 def make_examples(
@@ -99,11 +129,16 @@ class Evaluator:
     """Evaluates and predicts with one network, each program compiled once."""
 
     def __init__(
-        self, model: Any, preprocess: Preprocess, place: Placement, batch_size: int
+        self,
+        model: Any,
+        preprocess: Preprocess,
+        place: Placement,
+        batch_size: int,
+        loss: Loss | None = None,
     ) -> None:
-        prepare = make_prepare(preprocess, None)
+        prepare = make_prepare(preprocess)
         self._place = place
-        self._evaluate = place.compile(make_eval_step(model, loss=cross_entropy(), prepare=prepare))
+        self._evaluate = place.compile(make_eval_step(model, loss=loss, prepare=prepare))
         self._predict = place.compile(make_predict_step(model, prepare=prepare))
         devices = len(place.devices)
         self.batch_size = -(-batch_size // devices) * devices
@@ -122,8 +157,26 @@ class Evaluator:
         return self._place.put_state(variables)
 
 
-def phases_of(config: Config, pretrained: Pretrained, order: TrainOrder) -> tuple[Phase, ...]:
-    """The phases of a config, made ready for this network."""
-    prepare = make_prepare(pretrained.preprocess, config.augment)
-    params = pretrained.variables["params"]
-    return make_phases(config.train, pretrained.model, params, order, prepare)
+def make_evaluator(
+    config: Config, model: Any, preprocess: Preprocess, place: Placement
+) -> Evaluator:
+    """What evaluates a network of this config, by the plain form of the loss it minimises."""
+    plain = make_loss(LossOptions(name="sigmoid" if _many_labels(config) else "cross_entropy"))
+    return Evaluator(model, preprocess, place, config.data.eval_batch_size, plain)
+
+
+def _many_labels(config: Config) -> bool:
+    return config.train.loss.name == "sigmoid"
+
+
+def phases_of(config: Config, pretrained: Pretrained, examples: Examples) -> tuple[Phase, ...]:
+    """The phases of a config, made ready for this network and these examples."""
+    classes = len(examples.source.classes)
+    return make_phases(
+        config.train,
+        pretrained.model,
+        pretrained.variables["params"],
+        examples.order(config),
+        make_prepare(pretrained.preprocess, config.augment, classes),
+        examples.class_counts,
+    )

@@ -12,7 +12,7 @@ from jtl.config import Document, build, override, read_document
 from jtl.data.augment import AugmentOptions
 from jtl.data.options import DataOptions
 from jtl.errors import ConfigError
-from jtl.training.phases import TrainOptions
+from jtl.training.options import TrainOptions
 from jtl.tree import nearest
 
 
@@ -27,6 +27,9 @@ class ModelOptions:
             it, `init` draws a new one, `match` keeps the rows of classes of the same name.
         dropout_rate: before the head; a phase may set its own.
         drop_path_rate: of residual branches.
+        precision: of the computation. Parameters, statistics, losses and sums are float32
+            always; `float16` scales the loss.
+        remat: stages whose activations are computed again in the backward pass, not kept.
     """
 
     name: str = "resnet_mini"
@@ -34,6 +37,8 @@ class ModelOptions:
     head: Literal["auto", "keep", "init", "match"] = "init"
     dropout_rate: Annotated[float, Interval(ge=0), Lt(1)] = 0.0
     drop_path_rate: Annotated[float, Interval(ge=0), Lt(1)] = 0.0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    remat: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

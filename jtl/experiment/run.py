@@ -14,7 +14,13 @@ from jtl.data.options import load_source
 from jtl.data.pipeline import eval_batches
 from jtl.data.sources import ArraySource, Source, read_image
 from jtl.errors import CheckpointError, ConfigError
-from jtl.experiment.assemble import Evaluator, Examples, make_examples, make_placement
+from jtl.experiment.assemble import (
+    Evaluator,
+    Examples,
+    make_evaluator,
+    make_examples,
+    make_placement,
+)
 from jtl.experiment.options import Config
 from jtl.experiment.workdir import read_summary, stored_config
 from jtl.models.registry import model_spec
@@ -119,7 +125,7 @@ class Run:
     @cached_property
     def _evaluator(self) -> Evaluator:
         place = make_placement(self.config.train.placement)
-        return Evaluator(self.model, self.preprocess, place, self.config.data.eval_batch_size)
+        return make_evaluator(self.config, self.model, self.preprocess, place)
 
     @cached_property
     def _placed(self) -> Any:
@@ -139,7 +145,8 @@ def load_run(workdir: str | Path, checkpoint: Which = "best") -> Run:
     folder = Path(workdir)
     config, summary = stored_config(folder), read_summary(folder)
     record = read_json(folder / "model.json")
-    model = model_spec(config.model.name).family(**_tuples(record["fields"]))
+    dtype = None if config.model.precision == "float32" else jnp.dtype(config.model.precision)
+    model = model_spec(config.model.name).family(**_tuples(record["fields"]), dtype=dtype)
     if checkpoint not in ("best", "last"):
         raise CheckpointError(f"checkpoint={checkpoint!r} is neither 'best' nor 'last'.")
     step = summary["best" if checkpoint == "best" else "final"]["step"]

@@ -14,9 +14,11 @@ from jtl.data.pipeline import train_batches
 from jtl.data.sources import Arrays, Source, from_arrays
 from jtl.engine.parallel import Placement, check_batch_size
 from jtl.engine.schedules import ScheduleOptions
+from jtl.errors import ConfigError
 from jtl.experiment.assemble import (
     Evaluator,
     Examples,
+    make_evaluator,
     make_examples,
     make_model,
     make_placement,
@@ -29,10 +31,12 @@ from jtl.experiment.workdir import check_workdir, make_workdir
 from jtl.training.audit import audit_frozen
 from jtl.training.checkpoint import Checkpoints, Progress
 from jtl.training.events import Ended, Listener
+from jtl.training.feed import Streamed
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
 from jtl.training.loop import Loop
-from jtl.training.phases import Phase, PhaseOptions, TrainOptions
+from jtl.training.options import PhaseOptions, TrainOptions
+from jtl.training.phases import Phase
 from jtl.weights.load import Pretrained
 
 
@@ -97,24 +101,24 @@ def train(
     write_model(folder, setup.pretrained.model, setup.pretrained.preprocess, classes)
     if announce is not None:
         announce(setup)
-    evaluator = Evaluator(
-        setup.pretrained.model,
-        setup.pretrained.preprocess,
-        setup.place,
-        config.data.eval_batch_size,
-    )
+    pretrained = setup.pretrained
+    evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, setup.place)
     with Checkpoints(folder) as checkpoints:
         start = checkpoints.progress() or Progress()
         with Records(folder, start.step) as records:
             heard: tuple[Listener, ...] = (records, *listeners)
             loop = _loop(setup, checkpoints, evaluator, heard)
-            state, progress = loop.run(setup.pretrained.variables, config.seed)
-            audit = audit_frozen(setup.pretrained.variables, state.variables, setup.phases)
-            best = state.variables
+            outcome = loop.run(pretrained.variables, config.seed)
+            state, progress = outcome.state, outcome.progress
+            audit = audit_frozen(pretrained.variables, state.variables, setup.phases)
+            final = state.variables if state.ema is None else state.ema_variables
+            best = final
             if progress.best_step not in (None, progress.step):
                 best = checkpoints.variables(progress.best_step, state.variables)
-            summary = _summary(setup, progress, evaluator, best, state.variables) | {
-                "frozen_audit": audit
+            summary = _summary(setup, progress, evaluator, best, final) | {
+                "frozen_audit": audit,
+                "stopped_early": progress.stopped,
+                "step_compilations": list(outcome.compilations),
             }
             _write_predictions(folder, setup.examples, evaluator, best)
             write_json(folder / "summary.json", summary)
@@ -198,17 +202,22 @@ def _as_source(data: tuple[np.ndarray, np.ndarray] | Source) -> Source:
 def _set_up(config: Config, folder: Path, source: Source | None) -> Setup:
     place = make_placement(config.train.placement)
     check_batch_size(config.data.batch_size, len(place.devices), "data.batch_size")
+    own = config.data.batch_size // len(place.devices)
+    if own % config.train.accumulate:
+        raise ConfigError(
+            f"train.accumulate={config.train.accumulate} does not divide the {own} examples that "
+            f"data.batch_size={config.data.batch_size} gives each device; set a divisor of {own}."
+        )
     if source is None:
         source = load_source(config.data)
     pretrained = make_model(config.model, source.classes, config.seed)
     examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
-    order = examples.order(config.data, config.seed)
     return Setup(
         workdir=folder,
         config=config,
         examples=examples,
         pretrained=pretrained,
-        phases=phases_of(config, pretrained, order),
+        phases=phases_of(config, pretrained, examples),
         place=place,
     )
 
@@ -217,26 +226,35 @@ def _loop(
     setup: Setup, checkpoints: Checkpoints, evaluator: Evaluator, listeners: Sequence[Listener]
 ) -> Loop:
     config, examples = setup.config, setup.examples
-    order = examples.order(config.data, config.seed)
+    order, train = examples.order(config), config.train
 
-    def batches(start: int, stop: int) -> Iterator[Arrays]:
+    def read(start: int, stop: int) -> Iterator[Arrays]:
         threads = config.data.threads
         return train_batches(examples.source, order, start=start, stop=stop, threads=threads)
 
     def validate(variables: Any) -> dict[str, float]:
         return evaluator.metrics(variables, examples, "val")
 
+    feed = Streamed(
+        read=read,
+        place=setup.place,
+        classes=len(examples.source.classes),
+        check=validate if len(examples.splits["val"]) else None,
+    )
     return Loop(
         phases=setup.phases,
         order=order,
-        batches=batches,
+        feed=feed,
         place=setup.place,
         checkpoints=checkpoints,
-        validate=validate if len(examples.splits["val"]) else None,
-        monitor=config.train.monitor,
+        monitor=train.monitor,
+        early_stopping=train.early_stopping,
         listeners=listeners,
-        evaluate_every=config.train.evaluate_every,
-        log_every=config.train.log_every,
+        evaluate_every=train.evaluate_every,
+        log_every=train.log_every,
+        max_skipped=train.max_skipped,
+        ema=train.ema_decay is not None,
+        loss_scale=config.model.precision == "float16",
     )
 
 
@@ -254,7 +272,7 @@ def _summary(
         }
         return {"step": step, "metrics": metrics}
 
-    order = setup.examples.order(setup.config.data, setup.config.seed)
+    order = setup.examples.order(setup.config)
     last = measured(final, progress.step)
     same = progress.best_step in (None, progress.step)
     return {

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from jtl.engine.state import TrainState
 from jtl.errors import CheckpointError
-from jtl.tree import flatten
+from jtl.tree import flatten, map_with_path, merge
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,9 @@ class Progress:
         best_step: the saved step with the best monitored metric so far, or None.
         best_value: that metric.
         seconds: of training up to here, over all starts.
+        patience_value: the best value of the metric that early stopping watches, in this phase.
+        stale: evaluations in a row that did not better it.
+        stopped: whether early stopping has ended the run.
     """
 
     step: int = 0
@@ -31,6 +34,9 @@ class Progress:
     best_step: int | None = None
     best_value: float | None = None
     seconds: float = 0.0
+    patience_value: float | None = None
+    stale: int = 0
+    stopped: bool = False
 
 
 class Checkpoints:
@@ -70,11 +76,13 @@ class Checkpoints:
         for step in self._manager.all_steps():
             if step not in kept:
                 self._manager.delete(step)
+        averaged = [] if state.ema is None else list(flatten(state.ema["params"]))
         self._manager.save(
             progress.step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(_tree(state)),
                 progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                averaged=ocp.args.JsonSave({"params": averaged}),
             ),
         )
 
@@ -99,21 +107,42 @@ class Checkpoints:
     def variables(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters and statistics saved at a step, in the structure of `like`.
 
+        Where the state kept running means, these are what is given.
+
         Raises:
             CheckpointError: the checkpoint is missing, or does not fit.
         """
         template = {name: like[name] for name in ("params", "batch_stats")}
-        return self._restore(step, template, partial_restore=True)
+        if averaged := self._averaged(step):
+            params = map_with_path(
+                lambda path, leaf: leaf if path in averaged else None, like["params"]
+            )
+            template["ema"] = {"params": params, "batch_stats": like["batch_stats"]}
+        found = self._restore(step, template, partial_restore=True)
+        ema = found.pop("ema", None)
+        if ema is None:
+            return found
+        return {
+            "params": merge(ema["params"], found["params"]),
+            "batch_stats": ema["batch_stats"],
+        }
+
+    def _averaged(self, step: int) -> set[str]:
+        """The paths of the parameters whose running means were saved at a step."""
+        arguments = ocp.args.Composite(averaged=ocp.args.JsonRestore())
+        try:
+            return set(self._manager.restore(step, args=arguments)["averaged"]["params"])
+        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+            raise self._misfit(step, error) from error
 
     def _restore(self, step: int, template: dict[str, Any], **options: Any) -> dict[str, Any]:
-        name = f"the checkpoint {self._folder / str(step)}"
         # Given the shapes, Orbax would cut and fill what was saved until it fits.
         arguments = ocp.checkpoint_utils.construct_restore_args(template, set_global_shape=False)
         restore = ocp.args.PyTreeRestore(template, restore_args=arguments, **options)
         try:
             found = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
-            raise CheckpointError(f"{name} does not fit this run: {error}") from error
+            raise self._misfit(step, error) from error
         expected = flatten(template)
         problems = [
             f"{path} is {list(leaf.shape)} and not {list(expected[path].shape)}"
@@ -121,8 +150,13 @@ class Checkpoints:
             if leaf.shape != expected[path].shape
         ]
         if problems:
-            raise CheckpointError(f"{name} does not fit this run: {'; '.join(problems[:10])}.")
+            raise self._misfit(step, f"{'; '.join(problems[:10])}.")
         return found
+
+    def _misfit(self, step: int, why: object) -> CheckpointError:
+        return CheckpointError(
+            f"the checkpoint {self._folder / str(step)} does not fit this run: {why}"
+        )
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import jtl
 from jtl.data.pipeline import TrainOrder, train_batches
 from jtl.data.sources import ArraySource
 from jtl.training.checkpoint import Checkpoints
+from jtl.training.feed import Streamed
 from jtl.training.loop import Loop
 from jtl.training.phases import Phase
 
@@ -43,7 +44,7 @@ def linear(variables, images, train, rngs):
     return (hidden - stats["stem"]["mean"][None]) @ params["head"]["kernel"], stats
 
 
-def phase(start, stop, freeze, rate=0.1):
+def phase(start, stop, freeze, rate=0.1, option=1):
     """Steps `start` to `stop` with Adam, falling linearly to 0."""
     labels = jtl.freeze_labels(VARIABLES["params"], freeze)
     schedule = optax.linear_schedule(rate, 0.0, stop - start)
@@ -54,11 +55,18 @@ def phase(start, stop, freeze, rate=0.1):
 
     step = jtl.make_train_step(linear, tx, freeze=freeze, prepare=prepare)
     return Phase(
-        start=start, stop=stop, freeze=freeze, labels=labels, step=step, tx=tx, rate=schedule
+        option=option,
+        start=start,
+        stop=stop,
+        freeze=freeze,
+        labels=labels,
+        step=step,
+        tx=tx,
+        rate=lambda step: schedule(step - start),
     )
 
 
-PHASES = (phase(0, 5, "stem"), phase(5, 10, "none"))
+PHASES = (phase(0, 5, "stem", option=0), phase(5, 10, "none"))
 
 
 def scripted(values, name="accuracy"):
@@ -67,22 +75,34 @@ def scripted(values, name="accuracy"):
     return lambda variables: {name: next(left), "loss": 1.0}
 
 
-def run_loop(workdir, *, seed=3, listeners=(), **changes):
+def read(start, stop):
+    """The host's batches of these steps."""
+    return train_batches(SOURCE, ORDER, start=start, stop=stop)
+
+
+def right_half_the_time(variables):
+    """A validation that never changes."""
+    return {"accuracy": 0.5, "loss": 1.0}
+
+
+def run_loop(workdir, *, seed=3, listeners=(), validate=right_half_the_time, **changes):
     """Runs the loop in a folder; what it was given and what came of it."""
+    place = changes.get("place", jtl.parallel.single())
+    batches = changes.pop("batches", read)
     with Checkpoints(workdir) as checkpoints:
         fields = {
             "phases": PHASES,
             "order": ORDER,
-            "batches": lambda start, stop: train_batches(SOURCE, ORDER, start=start, stop=stop),
-            "place": jtl.parallel.single(),
+            "feed": Streamed(read=batches, place=place, classes=3, check=validate),
+            "place": place,
             "checkpoints": checkpoints,
-            "validate": lambda variables: {"accuracy": 0.5, "loss": 1.0},
             "monitor": "accuracy",
             "listeners": listeners,
             "evaluate_every": 1.0,
             "log_every": 1,
         }
-        return Loop(**{**fields, **changes}).run(VARIABLES, seed)
+        outcome = Loop(**{**fields, **changes}).run(VARIABLES, seed)
+        return outcome.state, outcome.progress
 
 
 class InterruptionError(Exception):

@@ -1,0 +1,30 @@
+"""How often the compiler ran: what shows that a step is compiled once."""
+
+from types import TracebackType
+
+import jax
+
+_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class Compilations:
+    """Counts the programs that are compiled, or fetched from the cache, while it is open."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> "Compilations":
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._hear)
+
+    def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs, kwargs
+        self.count += event == _EVENT

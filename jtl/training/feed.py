@@ -1,0 +1,78 @@
+"""What the loop trains on and validates with: batches on the devices, phase by phase."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from jtl.data.sources import Arrays
+from jtl.engine.parallel import Placement
+from jtl.errors import DataError
+
+Validate = Callable[[Any], Mapping[str, float]]
+
+
+class Feed(Protocol):
+    """Where a phase's batches come from, and how it is validated."""
+
+    def batches(self, phase: int, start: int, stop: int) -> Iterator[Any]:
+        """The placed batches of steps `start` to `stop`, all within one phase."""
+        ...
+
+    def validate(self, phase: int, variables: Any) -> Mapping[str, float] | None:
+        """The metrics of the validation split for placed variables; None without a split."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Streamed:
+    """Every batch read, prepared and run through the whole network.
+
+    Attributes:
+        read: the host's batches of steps `start` to `stop`.
+        place: where steps run.
+        classes: how many there are, which labels are checked against.
+        check: metrics of the validation split, or None where there is none.
+    """
+
+    read: Callable[[int, int], Iterator[Arrays]]
+    place: Placement
+    classes: int
+    check: Validate | None
+
+    def batches(self, phase: int, start: int, stop: int) -> Iterator[Any]:
+        """The placed batches of steps `start` to `stop`."""
+        del phase
+        for batch in self.read(start, stop):
+            check_labels(batch, self.classes)
+            yield self.place.put_batch(batch)
+
+    def validate(self, phase: int, variables: Any) -> Mapping[str, float] | None:
+        """The metrics of the validation split for placed variables; None without a split."""
+        del phase
+        return None if self.check is None else self.check(variables)
+
+
+def check_labels(batch: Mapping[str, Any], classes: int) -> None:
+    """Refuses a batch whose labels reach past the classes.
+
+    Raises:
+        DataError: naming the first such example and its label.
+    """
+    label = np.asarray(batch["label"])
+    if not np.issubdtype(label.dtype, np.integer):
+        if label.shape[-1] != classes:
+            raise DataError(
+                f"a batch has labels of {label.shape[-1]} classes, but the network has {classes}; "
+                "give both the same classes."
+            )
+        return
+    if label.min() >= 0 and label.max() < classes:
+        return
+    wrong = int(np.flatnonzero((label < 0) | (label >= classes))[0])
+    example = int(batch["example"][wrong]) if "example" in batch else wrong
+    raise DataError(
+        f"example {example} has the label {label[wrong]}, but there are {classes} classes, 0 to "
+        f"{classes - 1}; mend the label, or name all classes."
+    )

@@ -1,0 +1,105 @@
+"""The loop's watch: metrics read a step late, speed, and the stop of a run that only skips."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jtl.data.pipeline import TrainOrder
+from jtl.errors import ConfigError, DataError
+from jtl.training.events import Stepped
+from jtl.training.phases import Phase
+
+
+class Pace:
+    """Takes the metrics of one phase's steps and reports some of them, never waiting.
+
+    Args:
+        phase: whose steps they are.
+        index: its place among the phases.
+        order: turns steps into epochs.
+        start: the step that it begins at, or goes on from.
+        last: the last step of the run.
+        log_every: steps between two reports.
+        max_skipped: steps in a row without a finite loss and gradient that are borne.
+        tell: hears of reported steps.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        index: int,
+        *,
+        order: TrainOrder,
+        start: int,
+        last: int,
+        log_every: int,
+        max_skipped: int,
+        tell: Callable[[Stepped], None],
+    ) -> None:
+        self._phase, self._index, self._order, self._tell = phase, index, order, tell
+        self._last, self._log_every, self._max_skipped = last, log_every, max_skipped
+        self._pending: list[tuple[int, Any]] = []
+        self._skipped = 0
+        self._step, self._time = start, time.monotonic()
+        self._reported, self._compiling = start, True
+
+    def stepped(self, step: int, metrics: Any) -> None:
+        """Takes a step's metrics, still on the device; earlier ones may be read."""
+        previous = self._pending[-1][0] if self._pending else None
+        if previous is not None and (previous % self._log_every == 0 or previous == 1):
+            self._read(report=previous % self._log_every == 0)
+        self._pending.append((step, metrics))
+
+    def flush(self) -> None:
+        """Reads all that was taken, and reports the last step."""
+        if self._pending:
+            self._read(report=True)
+
+    def restart(self) -> None:
+        """Measures the speed from here on, after an evaluation."""
+        self._step, self._time = self._reported, time.monotonic()
+
+    def _read(self, *, report: bool) -> None:
+        pending, self._pending = self._pending, []
+        skipped = jax.device_get([metrics["skipped"] for _, metrics in pending])
+        step, metrics = pending[-1]
+        host = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        for (own, _), missed in zip(pending, skipped):
+            self._count(own, bool(missed), host)
+        if report:
+            self._report(step, host)
+
+    def _report(self, step: int, host: dict[str, float]) -> None:
+        self._reported = step
+        host["rate"] = float(self._phase.rate(np.int32(step - 1)))
+        now = time.monotonic()
+        speed = (step - self._step) / max(now - self._time, 1e-9)
+        if self._compiling:
+            self._compiling, self._step, self._time = False, step, now
+        event = Stepped(
+            step=step,
+            epoch=self._order.epoch(step),
+            phase=self._index,
+            metrics=host,
+            images_per_second=speed * self._order.batch_size,
+            seconds_left=(self._last - step) / max(speed, 1e-9),
+        )
+        self._tell(event)
+
+    def _count(self, step: int, missed: bool, host: dict[str, float]) -> None:
+        if step == 1 and not np.isfinite(host["loss"]):
+            raise DataError(
+                f"the loss of the first batch is {host['loss']}: its images hold what is not a "
+                "number, or the weights do. Look at the data, and at the weights with "
+                "jtl weights inspect."
+            )
+        self._skipped = self._skipped + 1 if missed else 0
+        if self._skipped >= self._max_skipped:
+            raise ConfigError(
+                f"the loss or its gradient was not finite at {self._skipped} steps in a row, the "
+                f"last is step {step}; lower train.phases[{self._phase.option}].schedule.rate or "
+                "set its optimizer.clip_norm. The last good checkpoint is kept."
+            )
