@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from jtl.engine import parallel as parallel
     from jtl.engine.evaluation import make_eval_step as make_eval_step
     from jtl.engine.freeze import freeze_labels as freeze_labels
+    from jtl.engine.nnx import nnx_module as nnx_module
+    from jtl.engine.nnx import nnx_variables as nnx_variables
     from jtl.engine.optim import partition_optimizer as partition_optimizer
     from jtl.engine.state import TrainState as TrainState
     from jtl.engine.step import make_train_step as make_train_step
@@ -30,6 +32,8 @@ _HOMES = {
     "losses": "jtl.engine.losses",
     "make_eval_step": "jtl.engine.evaluation",
     "make_train_step": "jtl.engine.step",
+    "nnx_module": "jtl.engine.nnx",
+    "nnx_variables": "jtl.engine.nnx",
     "parallel": "jtl.engine.parallel",
     "partition_optimizer": "jtl.engine.optim",
     "save_weights": "jtl.weights.save",
@@ -45,6 +49,8 @@ __all__ = [
     "losses",
     "make_eval_step",
     "make_train_step",
+    "nnx_module",
+    "nnx_variables",
     "parallel",
     "partition_optimizer",
     "save_weights",

@@ -1,7 +1,8 @@
-"""One way to call any network in training and in evaluation: Linen modules, plain functions."""
+"""One way to call any network in training and in evaluation: modules and plain functions."""
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -49,14 +50,19 @@ def as_forward(model: Any) -> Forward:
     """The network behind whatever was given for a model.
 
     Args:
-        model: a Linen module, or `apply(variables, images, train, rngs)` that returns logits
-            and new statistics.
+        model: a Linen module, an NNX module, or `apply(variables, images, train, rngs)` that
+            returns logits and new statistics.
 
     Raises:
         ConfigError: `model` is neither.
     """
     if isinstance(model, nn.Module):
         return LinenForward(model=model)
+    # No model is an NNX module where NNX was never imported, which alone takes 0.2 s.
+    if "flax.nnx" in sys.modules and isinstance(model, sys.modules["flax.nnx"].Module):
+        from jtl.engine.nnx import NNXForward
+
+        return NNXForward.of(model)
     if callable(model):
         return FunctionForward(apply=model)
     raise ConfigError(

@@ -66,7 +66,8 @@ def intercept_training(context: BatchContext, handled: set[str]) -> Any:
     def batch_norm(
         next_fun: Callable[..., Any], module: nn.BatchNorm, call: dict[str, Any]
     ) -> jax.Array:
-        handled.add("/".join(module.path))
+        if context.global_batch_norm:
+            handled.add("/".join(module.path))
         return _batch_norm(next_fun, module, call, context)
 
     def dropout(module: nn.Dropout, call: dict[str, Any]) -> jax.Array:
@@ -146,10 +147,10 @@ def batch_statistics(
     else:
         weight = jnp.where(jnp.broadcast_to(mask, x.shape), weight, 0)
         total = jnp.sum(weight, axes)
-    total = jnp.maximum(batch_sum(total, context.axis_name), 1)
+    total = jnp.maximum(batch_sum(total, context.statistics_axis), 1)
 
     def mean(values: jax.Array) -> jax.Array:
-        return batch_sum(jnp.sum(values * weight, axes), context.axis_name) / total
+        return batch_sum(jnp.sum(values * weight, axes), context.statistics_axis) / total
 
     wide = x.astype(dtype)
     center = mean(wide)
