@@ -1,4 +1,4 @@
-"""Running means, accumulated micro-batches and loss scaling."""
+"""What a step does beside learning: running means, micro-batches, scaling, keys, guards."""
 
 import dataclasses
 
@@ -9,9 +9,10 @@ import optax
 import pytest
 
 import jtl
+from jtl.engine.optim import scale_by_rate
 from jtl.errors import ConfigError
 from jtl.tree import differences, flatten
-from tests.engine.nets import Plain, batch_of, build, variables_of
+from tests.engine.nets import Plain, batch_of, build, mini, variables_of
 
 BACKBONE = ["conv", "bn"]
 
@@ -106,3 +107,80 @@ def test_scaled_loss_gives_the_same_update():
     np.testing.assert_allclose(left["loss"], right["loss"], rtol=1e-6)
     for path, leaf in flatten(plain.params).items():
         np.testing.assert_allclose(flatten(scaled.params)[path], leaf, atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [4, -1])
+def test_a_label_beyond_the_classes_leaves_the_state_alone(label):
+    net = mini(widths=(4, 8), stage_sizes=(1, 1))
+    step, state = build(net, variables_of(net))
+    batch = batch_of(4)
+    batch["label"][2] = label
+    after, metrics = jax.jit(step)(state, batch)
+    assert np.isnan(metrics["loss"])
+    assert metrics["skipped"] == 1
+    assert not differences(state.params, after.params)
+    masked = {**batch, "mask": np.arange(4) != 2}
+    assert jax.jit(step)(state, masked)[1]["skipped"] == 0
+
+
+def test_statistics_of_each_devices_part_are_those_of_plain_flax(x64):
+    net = Plain(rate=0.0)
+    variables = variables_of(net, dtype=jnp.float64)
+    batch = batch_of(8, dtype=np.float64)
+    parts = [jax.tree.map(lambda leaf, n=n: leaf[4 * n : 4 * n + 4], batch) for n in range(2)]
+    own = [
+        net.apply(variables, part["image"], train=True, mutable=["batch_stats"]) for part in parts
+    ]
+    loss = np.mean(
+        [jtl.losses.cross_entropy()(logits, part) for (logits, _), part in zip(own, parts)]
+    )
+    expected = jax.tree.map(lambda *leaves: sum(leaves) / 2, *(stats for _, stats in own))
+    step, state = build(net, variables, global_batch_norm=False)
+    place = jtl.parallel.pmap(jax.devices()[:2])
+    after, metrics = place.compile(step)(place.put_state(state), place.put_batch(batch))
+    assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-12)
+    for path, leaf in flatten(place.get_state(after).batch_stats).items():
+        np.testing.assert_allclose(leaf, flatten(expected["batch_stats"])[path], rtol=1e-12)
+    everywhere, _ = build(net, variables)
+    assert float(jax.jit(everywhere)(state, batch)[1]["loss"]) != pytest.approx(loss, rel=1e-6)
+
+
+def test_rates_follow_the_step_and_rules_hear_of_the_loss():
+    net = mini(widths=(4, 8), stage_sizes=(1, 1))
+    heard = {}
+
+    def update(updates, state, params=None, **extra):
+        heard.update(extra)
+        return updates, state
+
+    listening = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    tx = optax.chain(listening, scale_by_rate(lambda step: jnp.where(step < 3, 0.0, 1.0)))
+    step, state = build(net, variables_of(net), tx=tx)
+    batch = batch_of(4)
+    early, _ = jax.jit(step)(state, batch)
+    assert not differences(state.params, early.params)
+    late, _ = jax.jit(step)(dataclasses.replace(state, step=jnp.int32(3)), batch)
+    assert len(differences(state.params, late.params)) == len(flatten(state.params))
+    assert set(heard) == {"step", "value"}
+    with pytest.raises(ConfigError, match=r"pass it on with tx\.update\(.*step=state\.step\)"):
+        scale_by_rate(lambda step: 0.1).update(state.params, optax.EmptyState())
+
+
+def test_augmentation_of_a_view_is_the_same_at_any_step_and_place():
+    drawn = []
+
+    def prepare(batch, keys):
+        drawn.append(jax.random.key_data(keys))
+        return {}
+
+    net = mini(widths=(4, 8), stage_sizes=(1, 1))
+    step, state = build(net, variables_of(net), prepare=prepare)
+    batch = batch_of(4) | {"example": np.array([5, 9, 2, 7]), "view": np.array([1, 1, 1, 2])}
+    moved = jax.tree.map(lambda leaf: leaf[::-1], batch)
+    later = dataclasses.replace(state, step=jnp.int32(40))
+    step(state, batch)
+    step(later, moved)
+    np.testing.assert_array_equal(drawn[0], drawn[1][::-1])
+    step(state, batch | {"view": np.array([1, 1, 1, 3])})
+    assert (drawn[2][:3] == drawn[0][:3]).all()
+    assert (drawn[2][3] != drawn[0][3]).any()
