@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from jtl.engine.freeze import stage_table
-from jtl.experiment.train import Setup
+from jtl.experiment.setup import Setup
 from jtl.training.events import Began, Evaluated, Event, Stepped
 from jtl.tree import count
 

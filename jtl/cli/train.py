@@ -12,6 +12,7 @@ def train(
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     workdir: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    find_rate: Annotated[bool, Parameter(negative="")] = False,
     print_config: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train a recipe that comes with jtl, or a config file of your own.
@@ -23,6 +24,8 @@ def train(
         set_: one option by its dotted key, such as `data.batch_size=32`; may be repeated.
         workdir: the run's folder; `runs/NAME` by default.
         resume: go on with the run in that folder; safe to say again and again.
+        find_rate: try the first phase at rising rates, suggest one, and train nothing; no folder
+            is made.
         print_config: print every option as it would be used, and train nothing.
     """
     from jtl.config import to_yaml
@@ -31,6 +34,12 @@ def train(
     options = read_config(config, set_)
     if print_config:
         print(to_yaml(options), end="")
+        return
+    if find_rate:
+        from jtl.cli.rates import show_search
+        from jtl.experiment.find_rate import search_rate
+
+        show_search(search_rate(options))
         return
     from jtl.cli.console import Live, announce, make_console, show_result
     from jtl.experiment import train as run_training

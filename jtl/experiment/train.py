@@ -1,64 +1,29 @@
 """Training from a config: assemble, run the loop, evaluate, audit, write the summary."""
 
 import csv
-import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jtl.data.options import DataOptions, load_source
-from jtl.data.pipeline import train_batches
-from jtl.data.sources import Arrays, Source, from_arrays
-from jtl.engine.parallel import Placement, check_batch_size
+from jtl.data.options import DataOptions
+from jtl.data.sources import Source, from_arrays
 from jtl.engine.schedules import ScheduleOptions
-from jtl.errors import ConfigError
-from jtl.experiment.assemble import (
-    Evaluator,
-    Examples,
-    make_evaluator,
-    make_examples,
-    make_model,
-    make_placement,
-    phases_of,
-)
+from jtl.experiment.assemble import Evaluator, Examples, make_evaluator
 from jtl.experiment.compilation import keep_compiled_programs
 from jtl.experiment.options import Config, ModelOptions
 from jtl.experiment.run import Run, write_model
+from jtl.experiment.setup import Setup, make_feed, set_up
 from jtl.experiment.workdir import check_workdir, make_workdir
 from jtl.training.audit import audit_frozen
 from jtl.training.checkpoint import Checkpoints, Progress
 from jtl.training.events import Ended, Listener
-from jtl.training.feed import Streamed
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
 from jtl.training.loop import Loop
 from jtl.training.options import PhaseOptions, TrainOptions
-from jtl.training.phases import Phase
-from jtl.weights.load import Pretrained
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Setup:
-    """A run made ready: what is announced before its first step.
-
-    Attributes:
-        workdir: the run's folder.
-        config: what it is a function of.
-        examples: the source and its splits.
-        pretrained: the network with the weights it starts from.
-        phases: with their freeze specs.
-        place: where steps run.
-    """
-
-    workdir: Path
-    config: Config
-    examples: Examples
-    pretrained: Pretrained
-    phases: tuple[Phase, ...]
-    place: Placement
 
 
 def train(
@@ -90,7 +55,7 @@ def train(
     folder = Path(workdir) if workdir is not None else Path("runs") / config.name
     check_workdir(folder, config, resume=resume)
     keep_compiled_programs()
-    setup = _set_up(config, folder, source)
+    setup = set_up(config, folder, source)
     make_workdir(folder, config)
     write_text(folder / "ledger.json", setup.pretrained.ledger.to_json())
     source_used, classes = setup.examples.source, setup.examples.source.classes
@@ -199,52 +164,14 @@ def _as_source(data: tuple[np.ndarray, np.ndarray] | Source) -> Source:
     return from_arrays(data[0], data[1]) if isinstance(data, tuple) else data
 
 
-def _set_up(config: Config, folder: Path, source: Source | None) -> Setup:
-    place = make_placement(config.train.placement)
-    check_batch_size(config.data.batch_size, len(place.devices), "data.batch_size")
-    own = config.data.batch_size // len(place.devices)
-    if own % config.train.accumulate:
-        raise ConfigError(
-            f"train.accumulate={config.train.accumulate} does not divide the {own} examples that "
-            f"data.batch_size={config.data.batch_size} gives each device; set a divisor of {own}."
-        )
-    if source is None:
-        source = load_source(config.data)
-    pretrained = make_model(config.model, source.classes, config.seed)
-    examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
-    return Setup(
-        workdir=folder,
-        config=config,
-        examples=examples,
-        pretrained=pretrained,
-        phases=phases_of(config, pretrained, examples),
-        place=place,
-    )
-
-
 def _loop(
     setup: Setup, checkpoints: Checkpoints, evaluator: Evaluator, listeners: Sequence[Listener]
 ) -> Loop:
-    config, examples = setup.config, setup.examples
-    order, train = examples.order(config), config.train
-
-    def read(start: int, stop: int) -> Iterator[Arrays]:
-        threads = config.data.threads
-        return train_batches(examples.source, order, start=start, stop=stop, threads=threads)
-
-    def validate(variables: Any) -> dict[str, float]:
-        return evaluator.metrics(variables, examples, "val")
-
-    feed = Streamed(
-        read=read,
-        place=setup.place,
-        classes=len(examples.source.classes),
-        check=validate if len(examples.splits["val"]) else None,
-    )
+    config, train = setup.config, setup.config.train
     return Loop(
         phases=setup.phases,
-        order=order,
-        feed=feed,
+        order=setup.examples.order(config),
+        feed=make_feed(setup, evaluator),
         place=setup.place,
         checkpoints=checkpoints,
         monitor=train.monitor,

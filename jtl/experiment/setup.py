@@ -1,0 +1,107 @@
+"""A run made ready from its config: examples, network, phases, placement, batches."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jtl.data.options import load_source
+from jtl.data.pipeline import train_batches
+from jtl.data.sources import Arrays, Source
+from jtl.engine.parallel import Placement, check_batch_size
+from jtl.errors import ConfigError
+from jtl.experiment.assemble import (
+    Evaluator,
+    Examples,
+    make_examples,
+    make_model,
+    make_placement,
+    phases_of,
+)
+from jtl.experiment.options import Config
+from jtl.training.feed import Streamed
+from jtl.training.phases import Phase
+from jtl.weights.load import Pretrained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Setup:
+    """A run made ready: what is announced before its first step.
+
+    Attributes:
+        workdir: the run's folder.
+        config: what it is a function of.
+        examples: the source and its splits.
+        pretrained: the network with the weights it starts from.
+        phases: with their freeze specs.
+        place: where steps run.
+    """
+
+    workdir: Path
+    config: Config
+    examples: Examples
+    pretrained: Pretrained
+    phases: tuple[Phase, ...]
+    place: Placement
+
+
+def set_up(config: Config, workdir: Path, source: Source | None = None) -> Setup:
+    """Everything that a run of this config takes; nothing is written.
+
+    Args:
+        config: what the run is a function of.
+        workdir: the folder it is to have.
+        source: the examples, in place of those that the config names.
+
+    Raises:
+        ConfigError: the config cannot be carried out here.
+        DataError: the examples cannot be used.
+        WeightsError: the weights cannot be loaded.
+    """
+    place = make_placement(config.train.placement)
+    check_batch_size(config.data.batch_size, len(place.devices), "data.batch_size")
+    own = config.data.batch_size // len(place.devices)
+    if own % config.train.accumulate:
+        raise ConfigError(
+            f"train.accumulate={config.train.accumulate} does not divide the {own} examples that "
+            f"data.batch_size={config.data.batch_size} gives each device; set a divisor of {own}."
+        )
+    if source is None:
+        source = load_source(config.data)
+    pretrained = make_model(config.model, source.classes, config.seed)
+    examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
+    return Setup(
+        workdir=workdir,
+        config=config,
+        examples=examples,
+        pretrained=pretrained,
+        phases=phases_of(config, pretrained, examples),
+        place=place,
+    )
+
+
+def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
+    """What a run is trained on and validated with.
+
+    Args:
+        setup: the run.
+        evaluator: of the validation split; None never validates.
+    """
+    config, examples = setup.config, setup.examples
+    order = examples.order(config)
+
+    def read(start: int, stop: int) -> Iterator[Arrays]:
+        threads = config.data.threads
+        return train_batches(examples.source, order, start=start, stop=stop, threads=threads)
+
+    def validate(variables: Any) -> dict[str, float]:
+        assert evaluator is not None
+        return evaluator.metrics(variables, examples, "val")
+
+    validates = evaluator is not None and len(examples.splits["val"]) > 0
+    return Streamed(
+        read=read,
+        place=setup.place,
+        classes=len(examples.source.classes),
+        check=validate if validates else None,
+    )
