@@ -82,7 +82,7 @@ class PredictStep:
     def __call__(self, variables: Mapping[str, Any], batch: Batch) -> jax.Array:
         """Logits `[global batch, classes]` in the batch's order, at least float32."""
         logits, _ = _evaluate(self.forward, self.prepare, self.axis_name, variables, batch)
-        return _gather(at_least_float32(logits), self.axis_name)
+        return gather_batch(at_least_float32(logits), self.axis_name)
 
 
 def complete(batch: Batch, axis_name: str | None) -> dict[str, Any]:
@@ -97,6 +97,18 @@ def complete(batch: Batch, axis_name: str | None) -> dict[str, Any]:
     return full
 
 
+def gather_batch(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    """The rows of all devices in the batch's order, known to be the same on each of them."""
+    if axis_name is None:
+        return rows
+    # A sum of disjoint parts, because its result is known to be the same on every device.
+    size, devices = rows.shape[0], jax.lax.axis_size(axis_name)
+    whole = jnp.zeros((devices * size, *rows.shape[1:]), rows.dtype)
+    start = jax.lax.axis_index(axis_name) * size
+    placed = jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
+    return jax.lax.psum(placed, axis_name)
+
+
 def _evaluate(
     forward: Forward,
     prepare: Prepare | None,
@@ -108,14 +120,3 @@ def _evaluate(
     if prepare is not None:
         full = {**full, **prepare(full, None)}
     return forward.evaluate(dict(variables), full["image"]), full
-
-
-def _gather(rows: jax.Array, axis_name: str | None) -> jax.Array:
-    if axis_name is None:
-        return rows
-    # A sum of disjoint parts, because its result is known to be the same on every device.
-    size, devices = rows.shape[0], jax.lax.axis_size(axis_name)
-    whole = jnp.zeros((devices * size, *rows.shape[1:]), rows.dtype)
-    start = jax.lax.axis_index(axis_name) * size
-    placed = jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
-    return jax.lax.psum(placed, axis_name)

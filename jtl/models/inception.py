@@ -1,6 +1,7 @@
 """Inception v3, as torchvision and as Keras compute it, with its auxiliary head."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -56,6 +57,11 @@ class InceptionV3(StagedNet, kw_only=True):
         return ("stem", "mixed5", "mixed6", "mixed7", "head", *(("aux",) if self.aux_head else ()))
 
     @property
+    def branches(self) -> Mapping[str, str]:
+        """The auxiliary head takes the output of `mixed6`."""
+        return {"aux": "mixed6"} if self.aux_head else {}
+
+    @property
     def example_size(self) -> int:
         """Pixels a side of the original; the auxiliary head takes no less."""
         return 299
@@ -89,7 +95,7 @@ class InceptionV3(StagedNet, kw_only=True):
             )
 
     def _after_stage(self, name: str, x: jax.Array, train: bool) -> None:
-        if name != "mixed6" or not self.aux_head:
+        if self.branches.get("aux") != name:
             return
         if self.is_initializing():
             self.aux(x, train)

@@ -1,5 +1,6 @@
 """What every network is: a chain of named stages that can be run whole or in part."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -41,6 +42,16 @@ class StagedNet(nn.Module, kw_only=True):
         raise NotImplementedError
 
     @property
+    def chain(self) -> tuple[str, ...]:
+        """The stages that follow one another, from the images to the logits."""
+        return tuple(name for name in self.stages if name not in self.branches)
+
+    @property
+    def branches(self) -> Mapping[str, str]:
+        """The stages beside the chain, each with the one whose output it takes."""
+        return {}
+
+    @property
     def example_size(self) -> int:
         """Pixels a side that the network was made for; all of it can be traced there."""
         return 224
@@ -68,13 +79,13 @@ class StagedNet(nn.Module, kw_only=True):
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
         """What the head sees before its dropout: float `[batch, feature_width]`."""
-        chain = _chain(self.stages)
+        chain = self.chain
         return self._pool(self.run_stages(images, last=chain[-2], train=train))
 
     def activations(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """The output of every stage by name; that of `head` is the logits."""
         outputs, x = {}, images
-        for name in _chain(self.stages):
+        for name in self.chain:
             x = outputs[name] = self.run_stages(x, first=name, last=name, train=train)
         return outputs
 
@@ -101,7 +112,7 @@ class StagedNet(nn.Module, kw_only=True):
             ConfigError: there is no such stage, `first` comes after `last`, or the images do
                 not fit.
         """
-        chain = _chain(self.stages)
+        chain = self.chain
         begin = 0 if first is None else _place(first, chain)
         end = len(chain) - 1 if last is None else _place(last, chain)
         if begin > end:
@@ -156,10 +167,6 @@ class StagedNet(nn.Module, kw_only=True):
                 f"images of {images.shape[1]}×{images.shape[2]} pixels are too small for "
                 f"{type(self).__name__}, which needs {self.minimum_size} a side; resize them."
             )
-
-
-def _chain(stages: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in stages if name != "aux")
 
 
 def _place(name: str, chain: tuple[str, ...]) -> int:

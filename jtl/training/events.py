@@ -1,4 +1,4 @@
-"""What the loop tells those who listen: start, step, evaluation, end."""
+"""What the loop tells those who listen: start, cache, step, evaluation, end."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -53,6 +53,33 @@ class Evaluated:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Cached:
+    """A phase with a frozen leading part begins: what is computed once for all its epochs.
+
+    Attributes:
+        step: it begins with, or goes on from.
+        phase: from 0.
+        stages: those whose output is kept; none where a cache would be wrong or no gain.
+        examples: of the training split.
+        views: of each of them.
+        bytes: of all outputs, those of the validation split included.
+        where: `device`, `host` or `file`; None where nothing is kept.
+        share: fraction of the forward's operations that later epochs are spared, if known.
+        note: why nothing is kept, or what was found.
+    """
+
+    step: int
+    phase: int
+    stages: tuple[str, ...] = ()
+    examples: int = 0
+    views: int = 0
+    bytes: int = 0
+    where: str | None = None
+    share: float | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
     """The run is complete.
 
@@ -63,5 +90,5 @@ class Ended:
     summary: Mapping[str, Any]
 
 
-Event = Began | Stepped | Evaluated | Ended
+Event = Began | Stepped | Evaluated | Cached | Ended
 Listener = Callable[[Event], None]

@@ -1,0 +1,1 @@
+"""Activations at the freeze boundary, computed once and trained from."""
