@@ -1,0 +1,128 @@
+"""What a placement promises, and what its kinds share: copies, checks, donation."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jtl.errors import ConfigError
+
+AXIS = "batch"
+
+
+class Placement(Protocol):
+    """Where a step runs; it changes nothing that the step computes.
+
+    Under several processes each calls the same methods in the same order, and gives its own
+    share of each batch; what comes back is whole on every one of them.
+    """
+
+    @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """The devices of all processes, those of a process side by side."""
+        ...
+
+    @property
+    def local_devices(self) -> tuple[jax.Device, ...]:
+        """This process's own, the first of which plain states come back to."""
+        ...
+
+    @property
+    def batch_parts(self) -> int:
+        """How many equal parts a global batch is spread over."""
+        ...
+
+    def share(self, batch_size: int) -> slice:
+        """The rows of a global batch that this process gives to `put_batch`.
+
+        Args:
+            batch_size: examples in the global batch.
+
+        Raises:
+            ConfigError: they do not divide over the devices.
+        """
+        ...
+
+    def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """The step, compiled; its first argument is donated where the step allows it."""
+        ...
+
+    def put_state(self, state: Any) -> Any:
+        """A copy of a state or of variables on all devices; the caller keeps its own."""
+        ...
+
+    def get_state(self, state: Any) -> Any:
+        """One plain, unreplicated copy on this process's first device."""
+        ...
+
+    def put_batch(self, batch: Any) -> Any:
+        """This process's share of a batch, `[share, ...]` in every leaf, over its devices."""
+        ...
+
+
+def check_batch_size(batch_size: int, device_count: int, name: str = "batch_size") -> None:
+    """Refuses a batch that does not divide over the devices.
+
+    Args:
+        batch_size: examples, in the global batch or in a process's share of it.
+        device_count: how many devices take a part of them, of all processes or of one.
+        name: of the option, for the error.
+
+    Raises:
+        ConfigError: with the nearest size that does.
+    """
+    if batch_size % device_count:
+        nearest = max(batch_size - batch_size % device_count, device_count)
+        raise ConfigError(
+            f"{name}={batch_size} does not divide over {device_count} devices; "
+            f"set a multiple of {device_count}, such as {nearest}."
+        )
+
+
+def check_share(batch: Any, parts: int, whole: bool) -> None:
+    """Refuses a batch with a leaf that does not divide over this process's devices.
+
+    Args:
+        batch: what this process was given.
+        parts: how many its devices take.
+        whole: whether it is the global batch.
+
+    Raises:
+        ConfigError: with the nearest size that does.
+    """
+    name = "the batch's first axis" if whole else "first axis of this process's share"
+    for leaf in jax.tree.leaves(batch):
+        check_batch_size(leaf.shape[0], parts, name)
+
+
+def share_of(batch_size: int, parts: int, own: range) -> slice:
+    """The rows of a global batch in consecutive parts of it.
+
+    Args:
+        batch_size: examples in the global batch.
+        parts: how many it divides into.
+        own: which of them are meant.
+
+    Raises:
+        ConfigError: the batch does not divide.
+    """
+    check_batch_size(batch_size, parts)
+    rows = batch_size // parts
+    return slice(own.start * rows, own.stop * rows)
+
+
+def donated_by(step: Callable[..., Any]) -> tuple[int, ...]:
+    """The arguments whose memory a step may take for its results."""
+    return getattr(step, "donated", ())
+
+
+def copied(tree: Any) -> Any:
+    """A copy of every leaf as a device array."""
+    # device_put aliases what already lies on a device, and a donated step would delete it.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+def plain(tree: Any, device: jax.Device) -> Any:
+    """A copy of a tree, all of which this process can see, on one device."""
+    return copied(jax.device_put(tree, device))
