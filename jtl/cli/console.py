@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jtl.engine.freeze import stage_table
 from jtl.experiment.setup import Setup
-from jtl.training.events import Began, Evaluated, Event, Stepped
+from jtl.training.events import Began, Cached, Evaluated, Event, Stepped
 from jtl.tree import count
 
 _PIPED_WIDTH = 120
@@ -91,6 +91,8 @@ class Live:
                 self._bar.update(self._task, completed=event.step, text=_pace(event))
         elif isinstance(event, Evaluated):
             self._console.print(self._line(event))
+        elif isinstance(event, Cached):
+            self._console.print(f"cache    {describe_cache(event)}")
 
     def _begin(self, event: Began) -> None:
         if event.step:
@@ -110,6 +112,24 @@ class Live:
             f"{metrics['loss']:.3f}, accuracy {metrics['accuracy']:.4f}{speed}"
             f"{'  best' if event.best else ''}"
         )
+
+
+_KEPT = {"device": "on the device", "host": "in main memory", "file": "in a file"}
+
+
+def describe_cache(event: Cached) -> str:
+    """What a phase computes once and what that saves, or why it does not."""
+    if event.where is None:
+        return f"none in phase {event.phase + 1}: {event.note}"
+    first, last = event.stages[0], event.stages[-1]
+    stages = first if first == last else f"{first}..{last}"
+    views = f"{event.views} view{'s' if event.views > 1 else ''}"
+    saves = f"; each later epoch saves {event.share:.1%} of the forward" if event.share else ""
+    return (
+        f"{stages} computed once for {event.examples:,} images × {views}, "
+        f"{event.bytes / 1e6:,.1f} MB {_KEPT[event.where]}{saves}"
+        f"{f' ({event.note})' if event.note else ''}"
+    )
 
 
 def _pace(event: Stepped) -> str:

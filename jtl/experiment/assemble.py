@@ -138,7 +138,8 @@ class Evaluator:
     ) -> None:
         prepare = make_prepare(preprocess)
         self._place = place
-        self._evaluate = place.compile(make_eval_step(model, loss=loss, prepare=prepare))
+        self.step = make_eval_step(model, loss=loss, prepare=prepare)
+        self._evaluate = place.compile(self.step)
         self._predict = place.compile(make_predict_step(model, prepare=prepare))
         devices = len(place.devices)
         self.batch_size = -(-batch_size // devices) * devices

@@ -13,9 +13,10 @@ from jtl.data.sources import Source, from_arrays
 from jtl.engine.schedules import ScheduleOptions
 from jtl.experiment.assemble import Evaluator, Examples, make_evaluator
 from jtl.experiment.compilation import keep_compiled_programs
+from jtl.experiment.feed import make_cached_feed
 from jtl.experiment.options import Config, ModelOptions
 from jtl.experiment.run import Run, write_model
-from jtl.experiment.setup import Setup, make_feed, set_up
+from jtl.experiment.setup import Setup, set_up
 from jtl.experiment.workdir import check_workdir, make_workdir
 from jtl.training.audit import audit_frozen
 from jtl.training.checkpoint import Checkpoints, Progress
@@ -171,7 +172,7 @@ def _loop(
     return Loop(
         phases=setup.phases,
         order=setup.examples.order(config),
-        feed=make_feed(setup, evaluator),
+        feed=make_cached_feed(setup, evaluator, listeners),
         place=setup.place,
         checkpoints=checkpoints,
         monitor=train.monitor,

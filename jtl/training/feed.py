@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from jtl.data.sources import Arrays
+from jtl.engine.boundary import TailStep
 from jtl.engine.parallel import Placement
+from jtl.engine.state import TrainState
 from jtl.errors import DataError
 
 Validate = Callable[[Any], Mapping[str, float]]
@@ -16,12 +18,24 @@ Validate = Callable[[Any], Mapping[str, float]]
 class Feed(Protocol):
     """Where a phase's batches come from, and how it is validated."""
 
+    def enter(self, phase: int, state: TrainState) -> TailStep | None:
+        """Begins a phase, or goes on with it, from a whole and plain state.
+
+        Returns:
+            The step that takes these batches, in place of the phase's own; None for that.
+        """
+        ...
+
     def batches(self, phase: int, start: int, stop: int) -> Iterator[Any]:
         """The placed batches of steps `start` to `stop`, all within one phase."""
         ...
 
     def validate(self, phase: int, variables: Any) -> Mapping[str, float] | None:
         """The metrics of the validation split for placed variables; None without a split."""
+        ...
+
+    def close(self) -> None:
+        """Ends a run that came to its end; what it needed for its next start may go."""
         ...
 
 
@@ -41,6 +55,11 @@ class Streamed:
     classes: int
     check: Validate | None
 
+    def enter(self, phase: int, state: TrainState) -> TailStep | None:
+        """Begins a phase, whose own step is taken."""
+        del phase, state
+        return None
+
     def batches(self, phase: int, start: int, stop: int) -> Iterator[Any]:
         """The placed batches of steps `start` to `stop`."""
         del phase
@@ -52,6 +71,9 @@ class Streamed:
         """The metrics of the validation split for placed variables; None without a split."""
         del phase
         return None if self.check is None else self.check(variables)
+
+    def close(self) -> None:
+        """Ends a run; there is nothing to give back."""
 
 
 def check_labels(batch: Mapping[str, Any], classes: int) -> None:

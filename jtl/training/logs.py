@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from types import TracebackType
 
-from jtl.training.events import Evaluated, Event, Stepped
+from jtl.training.events import Cached, Evaluated, Event, Stepped
 from jtl.training.files import read_lines, write_text
 
 
@@ -19,18 +19,30 @@ class JsonLines:
     def __init__(self, path: Path, start: int) -> None:
         kept = [record for record in read_lines(path) if record["step"] <= start]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._cached = {record["phase"] for record in kept if record["kind"] == "cache"}
         self._file = path.open("a", encoding="utf-8")
 
     def __call__(self, event: Event) -> None:
-        """Writes a step's or an evaluation's record."""
-        if isinstance(event, Stepped | Evaluated):
-            kind = "train" if isinstance(event, Stepped) else "evaluation"
+        """Writes the record of a step, an evaluation or, once a phase, its cache."""
+        if isinstance(event, Cached):
+            if event.phase in self._cached:
+                return  # a resumed phase tells it once more
+            self._cached.add(event.phase)
+        if kind := _kind(event):
             self._file.write(json.dumps({"kind": kind, **dataclasses.asdict(event)}) + "\n")
             self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _kind(event: Event) -> str | None:
+    if isinstance(event, Stepped):
+        return "train"
+    if isinstance(event, Evaluated):
+        return "evaluation"
+    return "cache" if isinstance(event, Cached) else None
 
 
 class TensorBoard:

@@ -96,15 +96,18 @@ class Loop:
                     progress = dataclasses.replace(progress, patience_value=None, stale=0)
             state, progress, count = self._train(index, state, progress)
             compiled.append(count)
+        self.feed.close()
         return Outcome(state=state, progress=progress, compilations=tuple(compiled))
 
     def _train(
         self, index: int, state: TrainState, progress: Progress
     ) -> tuple[TrainState, Progress, int]:
         phase, programs = self.phases[index], 0
-        compiled, running = self.place.compile(phase.step), self.place.put_state(state)
-        pace = self._pace(index, progress.step)
         began = time.monotonic() - progress.seconds
+        tail = self.feed.enter(index, state)
+        compiled = self.place.compile(phase.step if tail is None else tail)
+        running = self.place.put_state(state if tail is None else tail.cut(state))
+        pace = self._pace(index, progress.step)
         batches = self.feed.batches(index, progress.step, phase.stop)
         stops = evaluation_steps(phase, self.order, self.evaluate_every)
         with Compilations() as compilations:
@@ -118,7 +121,8 @@ class Loop:
                 seconds = time.monotonic() - began
                 progress = dataclasses.replace(progress, step=stop, phase=index, seconds=seconds)
                 progress = self._evaluate(running, progress)
-                state = self.place.get_state(running)
+                plain = self.place.get_state(running)
+                state = plain if tail is None else tail.whole(plain, state)
                 self.checkpoints.save(state, progress)
                 if progress.stopped:
                     break

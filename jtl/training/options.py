@@ -11,6 +11,7 @@ from jtl.engine.modes import BatchNormMode
 from jtl.engine.optim import OptimizerOptions
 from jtl.engine.schedules import ScheduleOptions
 from jtl.errors import ConfigError
+from jtl.training.cache.options import CacheChoice, CacheLimits
 from jtl.training.selection import EarlyStoppingOptions
 from jtl.training.unfreezing import UnfreezeOptions
 
@@ -83,6 +84,10 @@ class TrainOptions:
             evaluated and kept as the result; None keeps none.
         global_batch_norm: whether BatchNorm takes its statistics over the global batch.
         max_skipped: steps in a row without a finite loss and gradient before the run stops.
+        cache: where the output of the frozen leading stages is kept, computed once for each
+            image and each of `augment.views`: on the `device`, in `host` memory, in a `file` of
+            the run's folder; `auto` chooses where it fits and pays, `off` computes it anew.
+        cache_limits: how large it may be at each place.
         placement: `auto` is `pmap` where there are several devices, else `single`.
         evaluate_every: epochs between two evaluations, each followed by a checkpoint.
         log_every: steps between two records of loss, accuracy, gradient norm and rate.
@@ -97,6 +102,8 @@ class TrainOptions:
     ema_decay: Rate | None = None
     global_batch_norm: bool = True
     max_skipped: Annotated[int, Gt(0)] = 10
+    cache: CacheChoice = "auto"
+    cache_limits: CacheLimits = CacheLimits()
     placement: Literal["auto", "single", "pmap", "mesh"] = "auto"
     evaluate_every: Positive = 1.0
     log_every: Annotated[int, Gt(0)] = 10
