@@ -52,7 +52,7 @@ def config(**changes):
     return build(Config, Document(values=values))
 
 
-class Interrupted(Exception):
+class InterruptionError(Exception):
     """Stands for whatever ends a process between two steps."""
 
 
@@ -61,7 +61,7 @@ def stop_at(step):
 
     def listen(event):
         if getattr(event, "split", None) == "val" and event.step == step:
-            raise Interrupted
+            raise InterruptionError
 
     return listen
 
