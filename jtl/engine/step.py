@@ -232,7 +232,8 @@ class TrainStep:
         step = state.step.astype(jnp.float32)
         decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
         return jax.tree.map(
-            lambda mean, new: (decay * mean + (1 - decay) * new).astype(mean.dtype),
+            # In this form the mean of what never changes keeps its bits.
+            lambda mean, new: (mean + (1 - decay) * (new - mean)).astype(mean.dtype),
             state.ema,
             {"params": trainable, "batch_stats": stats},
         )

@@ -73,6 +73,18 @@ def test_running_means_follow_what_is_trained_and_spare_the_rest():
     )
 
 
+def test_running_means_of_frozen_statistics_keep_their_bits():
+    net = Plain()
+    variables = variables_of(net)
+    labels = jtl.freeze_labels(variables["params"], ["conv", "bn"])
+    tx = jtl.partition_optimizer(optax.sgd(0.5), labels)
+    step = jax.jit(jtl.make_train_step(net, tx, freeze=["conv", "bn"], ema_decay=0.9))
+    state = jtl.TrainState.create(variables, tx, rng=0, ema=True)
+    for index in range(4):
+        state, _ = step(state, batch_of(seed=index))
+    assert not differences(variables["batch_stats"], state.ema["batch_stats"])
+
+
 def test_running_means_need_a_state_that_keeps_them():
     net = Plain()
     step, state = build(net, variables_of(net), ema_decay=0.9)

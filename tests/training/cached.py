@@ -33,7 +33,10 @@ SOURCE = ArraySource(
 )
 # Twelve to train on, so that batches of eight run over the ends of epochs; five to validate.
 TRAIN, VAL = np.arange(1, 24, 2), np.arange(0, 10, 2)
-PREPROCESS = Preprocess(input_size=8, resize=8)
+# Powers of two, so that no program rounds what images are normalised to.
+PREPROCESS = Preprocess(
+    input_size=8, resize=8, scale=1 / 256, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+)
 VARIED = AugmentOptions(flip=0.5, noise=8.0, views=2)
 PLACEMENTS = {
     "single": jtl.parallel.single,
