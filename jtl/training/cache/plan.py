@@ -105,7 +105,8 @@ def plan_cache(demand: Demand, phase: Phase, state: TrainState) -> Plan | Refusa
     views = _views(demand)
     if isinstance(views, Refusal):
         return views
-    if demand.order.epoch(phase.stop - phase.start) <= views:
+    # Rounded, because the last batch of an only epoch may hold some of what would be the next.
+    if round(demand.order.epoch(phase.stop - phase.start)) <= views:
         return Refusal(reason=f"{'each view' if views > 1 else 'each image'} is seen only once")
     row, extracting = _row(demand, phase, boundary, state)
     tail = part_of(phase.step.forward, first=boundary.first)
