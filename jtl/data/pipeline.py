@@ -10,6 +10,8 @@ import numpy as np
 from jtl.data.sources import Arrays, Source
 from jtl.errors import DataError
 
+EVERYTHING = slice(None)  # the share of a process that is alone
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TrainOrder:
@@ -74,24 +76,31 @@ class _Batches:
     source: Source
     order: TrainOrder
     stop: int
+    share: slice
 
     def __len__(self) -> int:
         return self.stop
 
     def __getitem__(self, step: int) -> Arrays:
-        indices = self.order[step]
-        position = np.arange(len(indices), dtype=np.int32)
+        indices = self.order[step][self.share]
+        position = np.arange(self.order.batch_size, dtype=np.int32)[self.share]
         return {
             **self.source.gather(indices),
             "mask": np.ones(len(indices), bool),
             "position": position,
             "example": indices.astype(np.int32),
-            "view": self.order.view(step),
+            "view": self.order.view(step)[self.share],
         }
 
 
 def train_batches(
-    source: Source, order: TrainOrder, *, start: int, stop: int, threads: int = 1
+    source: Source,
+    order: TrainOrder,
+    *,
+    start: int,
+    stop: int,
+    threads: int = 1,
+    share: slice = EVERYTHING,
 ) -> Iterator[Arrays]:
     """The batches of steps `start` to `stop`, read ahead by threads.
 
@@ -101,21 +110,32 @@ def train_batches(
         start: the first step, the data position of a resumed run.
         stop: the step after the last.
         threads: readers; the order does not depend on them.
+        share: the rows of each batch that are read, where others read the rest.
     """
-    dataset = grain.MapDataset.source(_Batches(source=source, order=order, stop=stop))
+    batches = _Batches(source=source, order=order, stop=stop, share=share)
+    dataset = grain.MapDataset.source(batches)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     iterator = iter(dataset.to_iter_dataset(options))
     iterator.set_state({"next_index": start})
     return iterator
 
 
-def eval_batches(source: Source, indices: np.ndarray, batch_size: int) -> Iterator[Arrays]:
-    """All examples once, in order; the last batch is padded to full size and masked."""
+def eval_batches(
+    source: Source, indices: np.ndarray, batch_size: int, share: slice = EVERYTHING
+) -> Iterator[Arrays]:
+    """All examples once, in order; the last batch is padded to full size and masked.
+
+    Args:
+        source: where images come from.
+        indices: int `[examples]`, which of them.
+        batch_size: examples a step, over all devices.
+        share: the rows of each batch that are read, where others read the rest.
+    """
     for start in range(0, len(indices), batch_size):
         own = indices[start : start + batch_size]
         padded = np.concatenate([own, np.repeat(own[-1:], batch_size - len(own))])
         yield {
-            **source.gather(padded),
-            "mask": np.arange(batch_size) < len(own),
-            "position": np.arange(batch_size, dtype=np.int32),
+            **source.gather(padded[share]),
+            "mask": (np.arange(batch_size) < len(own))[share],
+            "position": np.arange(batch_size, dtype=np.int32)[share],
         }

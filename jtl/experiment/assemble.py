@@ -19,26 +19,33 @@ from jtl.engine import parallel
 from jtl.engine.evaluation import Prepare, make_eval_step, make_predict_step
 from jtl.engine.losses import Loss, LossOptions, make_loss
 from jtl.engine.parallel import Placement
+from jtl.errors import ConfigError
 from jtl.experiment.options import Config, ModelOptions
 from jtl.rng import base_key, stream_key
 from jtl.training.evaluate import evaluate, predict
+from jtl.training.options import MeshOptions, TrainOptions
 from jtl.training.phases import Phase, make_phases
 from jtl.weights.load import Pretrained, load_model
 from jtl.weights.preprocess import Preprocess
 
 _MIX = zlib.crc32(b"mix")  # as augmentations fold their own names into an example's key
 
-_PLACEMENTS = {
-    "auto": parallel.best,
-    "single": parallel.single,
-    "pmap": parallel.pmap,
-    "mesh": parallel.mesh,
-}
 
+def make_placement(options: TrainOptions) -> Placement:
+    """The placement that the options name, over all devices.
 
-def make_placement(name: str) -> Placement:
-    """The placement of that name, over all devices."""
-    return _PLACEMENTS[name]()
+    Raises:
+        ConfigError: what is asked of a mesh is asked of another placement, or does not fit.
+    """
+    asked, kind = options.mesh, options.placement
+    if kind == "mesh":
+        return parallel.mesh(model=asked.model, zero=asked.zero)
+    if asked != MeshOptions():
+        raise ConfigError(
+            f"train.mesh is for train.placement: mesh, but the placement is {kind!r}; set one of "
+            "them."
+        )
+    return {"auto": parallel.best, "single": parallel.single, "pmap": parallel.pmap}[kind]()
 
 
 def make_model(options: ModelOptions, classes: tuple[str, ...], seed: int) -> Pretrained:
@@ -97,9 +104,9 @@ class Examples:
     source: Source
     splits: Splits
 
-    def batches(self, split: str, batch_size: int) -> Iterator[Arrays]:
-        """A split's examples once, padded and masked."""
-        return eval_batches(self.source, self.splits[split], batch_size)
+    def batches(self, split: str, batch_size: int, share: slice) -> Iterator[Arrays]:
+        """This process's share of a split's examples, each once, padded and masked."""
+        return eval_batches(self.source, self.splits[split], batch_size, share)
 
     def order(self, config: Config) -> TrainOrder:
         """The order of training."""
@@ -112,7 +119,7 @@ class Examples:
 
     @property
     def class_counts(self) -> np.ndarray:
-        """Int `[classes]`, training examples of each class."""
+        """How many training examples each class has, int `[classes]`."""
         labels = self.source.labels[self.splits["train"]]
         return np.bincount(labels, minlength=len(self.source.classes))
 
@@ -141,17 +148,19 @@ class Evaluator:
         self.step = make_eval_step(model, loss=loss, prepare=prepare)
         self._evaluate = place.compile(self.step)
         self._predict = place.compile(make_predict_step(model, prepare=prepare))
-        devices = len(place.devices)
-        self.batch_size = -(-batch_size // devices) * devices
+        parts = place.batch_parts
+        self.batch_size = -(-batch_size // parts) * parts
+        self.share = place.share(self.batch_size)
 
     def metrics(self, variables: Any, examples: Examples, split: str) -> dict[str, float]:
         """The metrics of a split; `variables` lie where `put` placed them."""
-        batches = examples.batches(split, self.batch_size)
+        batches = examples.batches(split, self.batch_size, self.share)
         return evaluate(self._place, self._evaluate, variables, batches)
 
-    def probabilities(self, variables: Any, batches: Iterator[Arrays]) -> Any:
-        """Class probabilities of all unmasked examples, in order."""
-        return predict(self._place, self._predict, variables, batches)
+    def probabilities(self, variables: Any, source: Source, indices: np.ndarray) -> np.ndarray:
+        """Class probabilities of these examples, in order, float `[examples, classes]`."""
+        batches = eval_batches(source, indices, self.batch_size, self.share)
+        return predict(self._place, self._predict, variables, batches, len(indices))
 
     def put(self, variables: Any) -> Any:
         """Copies variables to where the steps run."""

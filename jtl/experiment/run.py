@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jtl.data.options import load_source
-from jtl.data.pipeline import eval_batches
 from jtl.data.sources import ArraySource, Source, read_image
 from jtl.errors import CheckpointError, ConfigError
 from jtl.experiment.assemble import (
@@ -113,8 +112,7 @@ class Run:
     def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
         labels = np.zeros(len(pixels), np.int32)
         source = ArraySource(images=pixels, labels=labels, classes=self.classes)
-        batches = eval_batches(source, np.arange(len(pixels)), self._evaluator.batch_size)
-        return self._evaluator.probabilities(self._placed, batches)
+        return self._evaluator.probabilities(self._placed, source, np.arange(len(pixels)))
 
     @cached_property
     def _examples(self) -> Examples:
@@ -124,7 +122,7 @@ class Run:
 
     @cached_property
     def _evaluator(self) -> Evaluator:
-        place = make_placement(self.config.train.placement)
+        place = make_placement(self.config.train)
         return make_evaluator(self.config, self.model, self.preprocess, place)
 
     @cached_property

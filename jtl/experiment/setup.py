@@ -58,14 +58,8 @@ def set_up(config: Config, workdir: Path, source: Source | None = None) -> Setup
         DataError: the examples cannot be used.
         WeightsError: the weights cannot be loaded.
     """
-    place = make_placement(config.train.placement)
-    check_batch_size(config.data.batch_size, len(place.devices), "data.batch_size")
-    own = config.data.batch_size // len(place.devices)
-    if own % config.train.accumulate:
-        raise ConfigError(
-            f"train.accumulate={config.train.accumulate} does not divide the {own} examples that "
-            f"data.batch_size={config.data.batch_size} gives each device; set a divisor of {own}."
-        )
+    place = make_placement(config.train)
+    _check_batches(config, place)
     if source is None:
         source = load_source(config.data)
     pretrained = make_model(config.model, source.classes, config.seed)
@@ -80,6 +74,22 @@ def set_up(config: Config, workdir: Path, source: Source | None = None) -> Setup
     )
 
 
+def _check_batches(config: Config, place: Placement) -> None:
+    size, train = config.data.batch_size, config.train
+    check_batch_size(size, place.batch_parts, "data.batch_size")
+    own = size // place.batch_parts
+    if own % train.accumulate:
+        raise ConfigError(
+            f"train.accumulate={train.accumulate} does not divide the {own} examples that "
+            f"data.batch_size={size} gives each device; set a divisor of {own}."
+        )
+    if train.placement == "mesh" and not train.global_batch_norm:
+        raise ConfigError(
+            "train.global_batch_norm=false asks for each device's own statistics, but a mesh sees "
+            "one global batch; set train.placement=pmap."
+        )
+
+
 def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
     """What a run is trained on and validated with.
 
@@ -88,11 +98,13 @@ def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
         evaluator: of the validation split; None never validates.
     """
     config, examples = setup.config, setup.examples
-    order = examples.order(config)
+    order, share = examples.order(config), setup.place.share(config.data.batch_size)
 
     def read(start: int, stop: int) -> Iterator[Arrays]:
         threads = config.data.threads
-        return train_batches(examples.source, order, start=start, stop=stop, threads=threads)
+        return train_batches(
+            examples.source, order, start=start, stop=stop, threads=threads, share=share
+        )
 
     def validate(variables: Any) -> dict[str, float]:
         assert evaluator is not None

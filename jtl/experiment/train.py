@@ -220,13 +220,13 @@ def _write_predictions(folder: Path, examples: Examples, evaluator: Evaluator, b
     split = next((name for name in ("test", "val") if len(examples.splits[name])), None)
     if split is None:
         return
-    batches = examples.batches(split, evaluator.batch_size)
-    rows = evaluator.probabilities(evaluator.put(best), batches)
+    indices = examples.splits[split]
+    rows = evaluator.probabilities(evaluator.put(best), examples.source, indices)
     names = examples.source.classes
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "example", "label", "predicted", *(f"p({name})" for name in names)])
-    for index, row in zip(examples.splits[split], rows):
+    for index, row in zip(indices, rows):
         label, predicted = names[examples.source.labels[index]], names[int(row.argmax())]
         writer.writerow([split, index, label, predicted, *(f"{p:.6g}" for p in row)])
     write_text(folder / "predictions.csv", text.getvalue())

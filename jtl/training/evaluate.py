@@ -29,17 +29,20 @@ def evaluate(
     return summarize(total) if total is not None else {}
 
 
-def predict(place: Placement, step: Any, variables: Any, batches: Iterable[Arrays]) -> np.ndarray:
-    """The probabilities of all unmasked examples, in order: float `[examples, classes]`.
+def predict(
+    place: Placement, step: Any, variables: Any, batches: Iterable[Arrays], count: int
+) -> np.ndarray:
+    """The probabilities of all examples, in order: float `[count, classes]`.
 
     Args:
         place: where the batches go.
         step: a prediction step that `place` compiled.
         variables: as `place.put_state` gave them.
-        batches: padded and masked, all of one shape.
+        batches: all of one shape, padded at the end of the last.
+        count: how many examples there are.
     """
     rows = []
     for batch in batches:
         logits = np.asarray(step(variables, place.put_batch(batch)))
-        rows.append(np.asarray(jax.nn.softmax(logits, axis=-1))[batch["mask"]])
-    return np.concatenate(rows)
+        rows.append(np.asarray(jax.nn.softmax(logits, axis=-1)))
+    return np.concatenate(rows)[:count]

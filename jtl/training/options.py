@@ -69,6 +69,19 @@ class PhaseOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """How a mesh of devices is used.
+
+    Attributes:
+        model: parts that dense layers are split into; the other devices split the batch.
+        zero: whether each device keeps a part of the optimizer's state only.
+    """
+
+    model: Annotated[int, Gt(0)] = 1
+    zero: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How a network is trained.
 
@@ -89,6 +102,7 @@ class TrainOptions:
             the run's folder; `auto` chooses where it fits and pays, `off` computes it anew.
         cache_limits: how large it may be at each place.
         placement: `auto` is `pmap` where there are several devices, else `single`.
+        mesh: how the devices are used where the placement is `mesh`.
         evaluate_every: epochs between two evaluations, each followed by a checkpoint.
         log_every: steps between two records of loss, accuracy, gradient norm and rate.
     """
@@ -105,5 +119,6 @@ class TrainOptions:
     cache: CacheChoice = "auto"
     cache_limits: CacheLimits = CacheLimits()
     placement: Literal["auto", "single", "pmap", "mesh"] = "auto"
+    mesh: MeshOptions = MeshOptions()
     evaluate_every: Positive = 1.0
     log_every: Annotated[int, Gt(0)] = 10

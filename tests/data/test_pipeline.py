@@ -120,3 +120,20 @@ def test_evaluation_sees_every_example_once_and_in_order(examples, batch_size):
 
 def test_evaluation_of_nothing_has_no_batches():
     assert list(eval_batches(SOURCE, np.array([], int), 4)) == []
+
+
+@given(st.integers(1, COUNT), st.sampled_from([2, 4, 8]), st.sampled_from([1, 2, 4]))
+def test_shares_of_processes_make_up_the_batches(examples, batch_size, processes):
+    processes = min(processes, batch_size)
+    source, split = SOURCE, np.arange(examples)
+    order = TrainOrder(indices=split, batch_size=batch_size, seed=5)
+    rows = batch_size // processes
+    shares = [slice(n * rows, (n + 1) * rows) for n in range(processes)]
+    for read in (
+        lambda share: train_batches(source, order, start=1, stop=4, share=share),
+        lambda share: eval_batches(source, split, batch_size, share),
+    ):
+        parts = [list(read(share)) for share in shares]
+        for whole, *own in zip(read(slice(None)), *parts):
+            for name, leaf in whole.items():
+                np.testing.assert_array_equal(np.concatenate([p[name] for p in own]), leaf)

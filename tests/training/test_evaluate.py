@@ -18,10 +18,10 @@ def prepare(batch, keys):
     return {"image": batch["image"].astype(jnp.float32) / 255}
 
 
-def placed(place, batch_size, make, function):
+def placed(place, batch_size, make, function, *more):
     step = place.compile(make(linear, prepare=prepare))
     batches = eval_batches(SOURCE, SPLIT, batch_size)
-    return function(place, step, place.put_state(VARIABLES), batches)
+    return function(place, step, place.put_state(VARIABLES), batches, *more)
 
 
 def expected_logits():
@@ -46,7 +46,7 @@ def test_metrics_are_the_same_on_eight_devices():
 
 @pytest.mark.parametrize("batch_size", [3, 16])
 def test_predictions_are_probabilities_in_the_order_of_the_split(batch_size):
-    rows = placed(jtl.parallel.single(), batch_size, make_predict_step, predict)
+    rows = placed(jtl.parallel.single(), batch_size, make_predict_step, predict, len(SPLIT))
     assert rows.shape == (EXAMPLES, 3)
     np.testing.assert_allclose(rows, jax.nn.softmax(expected_logits(), axis=-1), rtol=1e-5)
 
