@@ -8,6 +8,8 @@ from jax.typing import ArrayLike
 
 from jtl.errors import ConfigError
 
+KEY_IMPLEMENTATION = "threefry2x32"  # whose draws alone are the same under every sharding
+
 
 def base_key(rng: int | jax.Array) -> jax.Array:
     """The typed threefry key that every other key of a run is derived from.
@@ -20,7 +22,7 @@ def base_key(rng: int | jax.Array) -> jax.Array:
             every sharding.
     """
     if isinstance(rng, int):
-        return jax.random.key(rng, impl="threefry2x32")
+        return jax.random.key(rng, impl=KEY_IMPLEMENTATION)
     typed = jnp.issubdtype(rng.dtype, jax.dtypes.prng_key)
     key: jax.Array = rng if typed else jax.random.wrap_key_data(rng)
     implementation = str(jax.random.key_impl(key))

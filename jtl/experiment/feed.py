@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
+from jtl.errors import ConfigError
 from jtl.experiment.assemble import Evaluator
 from jtl.experiment.setup import Setup, make_feed
 from jtl.training.cache.feed import CachedFeed
@@ -22,7 +23,12 @@ def make_cached_feed(setup: Setup, evaluator: Evaluator, listeners: Sequence[Lis
     """
     config, examples = setup.config, setup.examples
     streamed = make_feed(setup, evaluator)
-    if config.train.cache == "off":
+    if config.train.cache == "off" or jax.process_count() > 1:
+        if config.train.cache not in ("off", "auto"):
+            raise ConfigError(
+                f"train.cache={config.train.cache} is for one process, but there are "
+                f"{jax.process_count()}; set it to auto or off."
+            )
         return streamed
 
     def tell(event: Event) -> None:

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from jtl.experiment.run import Run, write_model
 from jtl.experiment.setup import Setup, set_up
 from jtl.experiment.workdir import check_workdir, make_workdir
 from jtl.training.audit import audit_frozen
-from jtl.training.checkpoint import Checkpoints, Progress
+from jtl.training.checkpoint import Progress
 from jtl.training.events import Ended, Listener
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
 from jtl.training.loop import Loop
 from jtl.training.options import PhaseOptions, TrainOptions
+from jtl.training.shared_checkpoints import Store, open_checkpoints
+from jtl.training.together import is_first, on_first
 
 
 def train(
@@ -54,27 +57,45 @@ def train(
         CheckpointError: the folder holds another run, or cannot be written.
     """
     folder = Path(workdir) if workdir is not None else Path("runs") / config.name
-    check_workdir(folder, config, resume=resume)
+    on_first(lambda: check_workdir(folder, config, resume=resume))
     keep_compiled_programs()
     setup = set_up(config, folder, source)
-    make_workdir(folder, config)
-    write_text(folder / "ledger.json", setup.pretrained.ledger.to_json())
-    source_used, classes = setup.examples.source, setup.examples.source.classes
-    write_json(
-        folder / "data.json",
-        {"fingerprint": source_used.fingerprint, "provenance": dict(source_used.provenance)},
-    )
-    write_model(folder, setup.pretrained.model, setup.pretrained.preprocess, classes)
-    if announce is not None:
+    on_first(lambda: _begin(setup))
+    if announce is not None and is_first():
         announce(setup)
-    pretrained = setup.pretrained
+    summary, best = _carry_out(setup, listeners)
+    return Run(
+        workdir=folder,
+        config=config,
+        summary=summary,
+        model=setup.pretrained.model,
+        variables=best,
+        preprocess=setup.pretrained.preprocess,
+        classes=setup.examples.source.classes,
+        source=source,
+    )
+
+
+def _begin(setup: Setup) -> None:
+    folder, pretrained, source = setup.workdir, setup.pretrained, setup.examples.source
+    make_workdir(folder, setup.config)
+    write_text(folder / "ledger.json", pretrained.ledger.to_json())
+    provenance = {"fingerprint": source.fingerprint, "provenance": dict(source.provenance)}
+    write_json(folder / "data.json", provenance)
+    write_model(folder, pretrained.model, pretrained.preprocess, source.classes)
+
+
+def _carry_out(setup: Setup, listeners: Sequence[Listener]) -> tuple[dict[str, Any], Any]:
+    """Trains and sums up; the summary and the best variables."""
+    config, pretrained = setup.config, setup.pretrained
     evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, setup.place)
-    with Checkpoints(folder) as checkpoints:
+    with open_checkpoints(setup.workdir) as checkpoints:
         start = checkpoints.progress() or Progress()
-        with Records(folder, start.step) as records:
-            heard: tuple[Listener, ...] = (records, *listeners)
-            loop = _loop(setup, checkpoints, evaluator, heard)
-            outcome = loop.run(pretrained.variables, config.seed)
+        with _records(setup.workdir, start.step) as records:
+            heard = (*records, *(listeners if is_first() else ()))
+            outcome = _loop(setup, checkpoints, evaluator, heard).run(
+                pretrained.variables, config.seed
+            )
             state, progress = outcome.state, outcome.progress
             audit = audit_frozen(pretrained.variables, state.variables, setup.phases)
             final = state.variables if state.ema is None else state.ema_variables
@@ -86,20 +107,27 @@ def train(
                 "stopped_early": progress.stopped,
                 "step_compilations": list(outcome.compilations),
             }
-            _write_predictions(folder, setup.examples, evaluator, best)
-            write_json(folder / "summary.json", summary)
+            predictions = _predictions(setup.examples, evaluator, best)
+            on_first(lambda: _end(setup.workdir, predictions, summary))
             for listener in heard:
                 listener(Ended(summary=summary))
-    return Run(
-        workdir=folder,
-        config=config,
-        summary=summary,
-        model=setup.pretrained.model,
-        variables=best,
-        preprocess=setup.pretrained.preprocess,
-        classes=classes,
-        source=source,
-    )
+    return summary, best
+
+
+@contextmanager
+def _records(workdir: Path, start: int) -> Iterator[tuple[Listener, ...]]:
+    """What keeps the records, on the first process alone."""
+    if not is_first():
+        yield ()
+        return
+    with Records(workdir, start) as records:
+        yield (records,)
+
+
+def _end(workdir: Path, predictions: str | None, summary: dict[str, Any]) -> None:
+    if predictions is not None:
+        write_text(workdir / "predictions.csv", predictions)
+    write_json(workdir / "summary.json", summary)
 
 
 def finetune(
@@ -166,7 +194,7 @@ def _as_source(data: tuple[np.ndarray, np.ndarray] | Source) -> Source:
 
 
 def _loop(
-    setup: Setup, checkpoints: Checkpoints, evaluator: Evaluator, listeners: Sequence[Listener]
+    setup: Setup, checkpoints: Store, evaluator: Evaluator, listeners: Sequence[Listener]
 ) -> Loop:
     config, train = setup.config, setup.config.train
     return Loop(
@@ -216,10 +244,11 @@ def _summary(
     }
 
 
-def _write_predictions(folder: Path, examples: Examples, evaluator: Evaluator, best: Any) -> None:
+def _predictions(examples: Examples, evaluator: Evaluator, best: Any) -> str | None:
+    """What the best variables say of the test split, or of validation without one, as CSV."""
     split = next((name for name in ("test", "val") if len(examples.splits[name])), None)
     if split is None:
-        return
+        return None
     indices = examples.splits[split]
     rows = evaluator.probabilities(evaluator.put(best), examples.source, indices)
     names = examples.source.classes
@@ -229,4 +258,4 @@ def _write_predictions(folder: Path, examples: Examples, evaluator: Evaluator, b
     for index, row in zip(indices, rows):
         label, predicted = names[examples.source.labels[index]], names[int(row.argmax())]
         writer.writerow([split, index, label, predicted, *(f"{p:.6g}" for p in row)])
-    write_text(folder / "predictions.csv", text.getvalue())
+    return text.getvalue()

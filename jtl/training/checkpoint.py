@@ -7,10 +7,12 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jtl.engine.state import TrainState
 from jtl.errors import CheckpointError
+from jtl.rng import KEY_IMPLEMENTATION
 from jtl.tree import flatten, map_with_path, merge
 
 
@@ -47,10 +49,10 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path) -> None:
-        options = ocp.CheckpointManagerOptions(create=True, step_prefix=None)
         self._folder = (workdir / "checkpoints").absolute()
         try:
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self._folder, options=_options())
         except OSError as error:
             raise CheckpointError(
                 f"{self._folder} cannot be written ({error.strerror}); choose another --workdir."
@@ -80,7 +82,7 @@ class Checkpoints:
         self._manager.save(
             progress.step,
             args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_tree(state)),
+                state=ocp.args.PyTreeSave(_host(_tree(state))),
                 progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
                 averaged=ocp.args.JsonSave({"params": averaged}),
             ),
@@ -102,7 +104,9 @@ class Checkpoints:
         Raises:
             CheckpointError: the checkpoint is missing, or does not fit.
         """
-        return TrainState(**self._restore(step, _tree(like)))
+        found = self._restore(step, _tree(like))
+        key = jax.random.wrap_key_data(found["rng"], impl=KEY_IMPLEMENTATION)
+        return TrainState(**{**found, "rng": key})
 
     def variables(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters and statistics saved at a step, in the structure of `like`.
@@ -137,6 +141,7 @@ class Checkpoints:
 
     def _restore(self, step: int, template: dict[str, Any], **options: Any) -> dict[str, Any]:
         # Given the shapes, Orbax would cut and fill what was saved until it fits.
+        template = _host(template)
         arguments = ocp.checkpoint_utils.construct_restore_args(template, set_global_shape=False)
         restore = ocp.args.PyTreeRestore(template, restore_args=arguments, **options)
         try:
@@ -159,8 +164,41 @@ class Checkpoints:
         )
 
 
+def _options() -> ocp.CheckpointManagerOptions:
+    if jax.process_count() == 1:
+        return ocp.CheckpointManagerOptions(create=False, step_prefix=None)
+    # This process writes alone; Orbax would wait for all of them.
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix="jtl"
+    )
+    return ocp.CheckpointManagerOptions(
+        create=False, step_prefix=None, multiprocessing_options=alone
+    )
+
+
 def _tree(state: TrainState) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {**fields, "rng": _key_data(state.rng)}
+
+
+def _key_data(key: Any) -> Any:
+    if not isinstance(key, jax.ShapeDtypeStruct):
+        return jax.random.key_data(key)
+    plain = jax.eval_shape(jax.random.key_data, key)
+    return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=key.sharding)
+
+
+def _host(tree: Any) -> Any:
+    """The tree in numpy where there are several processes, as Orbax refuses one's own arrays."""
+    if jax.process_count() == 1:
+        return tree
+
+    def own(leaf: Any) -> np.ndarray:
+        shape = isinstance(leaf, jax.ShapeDtypeStruct)
+        return np.zeros(leaf.shape, leaf.dtype) if shape else np.asarray(leaf)
+
+    return jax.tree.map(own, tree)
 
 
 def abstract(state: TrainState) -> TrainState:

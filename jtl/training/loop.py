@@ -8,13 +8,14 @@ from typing import Any
 from jtl.data.pipeline import TrainOrder
 from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
-from jtl.training.checkpoint import Checkpoints, Progress, abstract
+from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
 from jtl.training.events import Began, Evaluated, Event, Listener
 from jtl.training.feed import Feed
 from jtl.training.pace import Pace
 from jtl.training.phases import Phase, evaluation_steps
 from jtl.training.selection import EarlyStoppingOptions, choose_best, count_patience
+from jtl.training.shared_checkpoints import Store
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +57,7 @@ class Loop:
     order: TrainOrder
     feed: Feed
     place: Placement
-    checkpoints: Checkpoints
+    checkpoints: Store
     monitor: str | None
     listeners: Sequence[Listener]
     evaluate_every: float
