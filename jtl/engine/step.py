@@ -53,7 +53,7 @@ def make_train_step(
     the classes makes the loss NaN.
 
     Args:
-        model: a Linen module, or a function
+        model: a Linen module, an NNX module (its arrays from `nnx_variables`), or a function
             `apply(variables, images, train, rngs) -> (logits, new_statistics)`.
         tx: the optimizer, partitioned by the same freeze spec.
         freeze: the freeze spec; see `freeze_labels`.
