@@ -11,14 +11,18 @@ from rich.table import Table
 from jtl.engine.freeze import stage_table
 from jtl.experiment.setup import Setup
 from jtl.training.events import Began, Cached, Evaluated, Event, Stepped
+from jtl.training.together import is_first
 from jtl.tree import count
 
 _PIPED_WIDTH = 120
 
 
 def make_console() -> Console:
-    """Standard output: colours and bars on a terminal, plain lines in a file or a pipe."""
-    console = Console(highlight=False, markup=False)
+    """Standard output: colours and bars on a terminal, plain lines in a file or a pipe.
+
+    Of several processes the first alone prints.
+    """
+    console = Console(highlight=False, markup=False, quiet=not is_first())
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     return console

@@ -14,6 +14,11 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     find_rate: Annotated[bool, Parameter(negative="")] = False,
     print_config: Annotated[bool, Parameter(negative="")] = False,
+    distributed: Annotated[bool, Parameter(negative="")] = False,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    wait: float = 300.0,
 ) -> None:
     """Train a recipe that comes with jtl, or a config file of your own.
 
@@ -27,6 +32,12 @@ def train(
         find_rate: try the first phase at rising rates, suggest one, and train nothing; no folder
             is made.
         print_config: print every option as it would be used, and train nothing.
+        distributed: be one of several processes, as SLURM, Open MPI, a TPU pod or Kubernetes
+            says.
+        coordinator: `HOST:PORT` of process 0, where nothing else says it.
+        processes: how many there are.
+        process: which one this is, from 0.
+        wait: how long to wait for the other processes, in seconds.
     """
     from jtl.config import to_yaml
     from jtl.experiment.options import read_config
@@ -35,6 +46,10 @@ def train(
     if print_config:
         print(to_yaml(options), end="")
         return
+    if distributed or (coordinator, processes, process) != (None, None, None):
+        from jtl.experiment.processes import start_processes
+
+        start_processes(coordinator, processes, process, timeout=wait)
     if find_rate:
         from jtl.cli.rates import show_search
         from jtl.experiment.find_rate import search_rate

@@ -1,0 +1,110 @@
+"""`jtl train` in several processes: one run, one folder, one voice."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jtl import load_run
+from jtl.tree import flatten
+
+COMMAND = [sys.executable, "-c", "from jtl.cli import main; main()", "train", "digits"]
+SHORT = [
+    *("--set", "train.phases.0.epochs=1", "--set", "train.phases.1.epochs=1"),
+    *("--set", "train.log_every=1", "--set", "data.batch_size=64"),
+]
+PATIENCE = 400  # seconds that all processes may take on a busy machine
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(devices, *words):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [*COMMAND, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": flags},
+    )
+
+
+def finish(process):
+    out, error = process.communicate(timeout=PATIENCE)
+    # What the collectives' library prints is not ours.
+    ours = [line for line in out.splitlines() if "[Gloo]" not in line]
+    return process.returncode, "\n".join(ours), error
+
+
+def together(folder, *words, processes=2, devices=2):
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)]
+    started = [
+        start(devices, "--workdir", str(folder), *words, *shared, "--process", str(index))
+        for index in range(processes)
+    ]
+    return [finish(process) for process in started]
+
+
+def losses(folder):
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [own["metrics"]["loss"] for own in records if own["kind"] == "train"]
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_that_one_process_can_go_on_with(tmp_path):
+    folder, alone = tmp_path / "together", tmp_path / "alone"
+    stop = ["--set", "train.early_stopping.patience=1", "--set", "train.early_stopping.min_delta=9"]
+    first, second = together(folder, *SHORT)
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "34 steps" in first[1]
+    assert second[1].strip() == ""
+    status, said, error = finish(start(4, "--workdir", str(alone), *SHORT))
+    assert status == 0, error
+    np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-3)
+    np.testing.assert_allclose(losses(folder)[0], losses(alone)[0], rtol=1e-5)
+    one, other = load_run(folder), load_run(alone)
+    for path, leaf in flatten(one.variables).items():
+        np.testing.assert_allclose(leaf, flatten(other.variables)[path], atol=1e-2, err_msg=path)
+    # The same folder, opened by one process on one device, is complete.
+    status, said, error = finish(start(1, "--workdir", str(folder), *SHORT, "--resume"))
+    assert status == 0, error
+    assert "resumed  at step 34 of 34" in said
+    # Both hear of a mistake that only the first can see, and neither hangs.
+    for status, said, error in together(folder, *SHORT, *stop):
+        assert status == 2
+        assert said.strip() == ""
+        assert "already holds a run: add --resume" in error
+
+
+@pytest.mark.slow
+def test_a_process_that_never_arrives_is_named(tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    words = ["--coordinator", address, "--processes", "3", "--wait", "5"]
+    started = [
+        start(1, "--workdir", str(tmp_path / "run"), *words, "--process", str(index))
+        for index in (0, 2)
+    ]
+    for status, _, error in map(finish, started):
+        assert status == 2
+        assert f"process 1 of 3 did not arrive at {address} within 5 seconds" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_part_of_an_address_is_refused():
+    status, _, error = finish(start(1, "--processes", "2"))
+    assert status == 2
+    assert "coordinator and process not given" in error
+
+
+def test_no_cluster_is_said():
+    status, _, error = finish(start(1, "--distributed"))
+    assert status == 2
+    assert "no SLURM, Open MPI, TPU pod or Kubernetes was found" in error
