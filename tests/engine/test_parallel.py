@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import jtl
 from jtl.engine.parallel import best, check_batch_size
+from jtl.engine.parallel.placement import share_of
 from jtl.errors import ConfigError
 from jtl.tree import differences
 
@@ -17,7 +18,9 @@ PLACEMENTS = {
     "pmap": lambda: jtl.parallel.pmap(),
     "pmap3": lambda: jtl.parallel.pmap(jax.devices()[2:5]),
     "mesh": lambda: jtl.parallel.mesh(),
+    "parts": lambda: jtl.parallel.mesh(model=2, zero=True),
 }
+WHOLE = [name for name in PLACEMENTS if name != "parts"]
 
 
 def state():
@@ -25,7 +28,8 @@ def state():
         "key": jax.random.key(3),
         "step": jnp.asarray(5, jnp.int32),
         "half": jnp.arange(3, dtype=jnp.bfloat16),
-        "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32),
+        "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32),
+        "opt_state": {"mu": jnp.arange(8.0)},
         "nothing": None,
     }
 
@@ -52,7 +56,7 @@ def test_placed_states_share_no_memory_with_the_callers(placement):
     assert not differences(state(), back)
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", WHOLE)
 def test_states_lie_on_every_device_of_the_placement(placement):
     place = PLACEMENTS[placement]()
     for leaf in jax.tree.leaves(place.put_state(state())):
@@ -100,6 +104,28 @@ def test_the_size_that_is_suggested_divides_and_is_near(batch_size, devices):
     assert suggested > 0
     assert suggested % devices == 0
     assert abs(suggested - batch_size) < devices
+
+
+@pytest.mark.parametrize(("placement", "parts"), [("single", 1), ("pmap3", 3), ("parts", 4)])
+def test_one_process_gives_all_rows(placement, parts):
+    place = PLACEMENTS[placement]()
+    assert place.batch_parts == parts
+    assert place.share(24) == slice(0, 24)
+    assert place.local_devices == place.devices
+
+
+def test_a_share_of_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ConfigError, match="batch_size=12 does not divide over 8 devices"):
+        jtl.parallel.pmap().share(12)
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
+def test_shares_of_all_processes_are_the_batch(processes, own, rows):
+    parts = processes * own
+    batch = np.arange(parts * rows)
+    shares = [range(index * own, (index + 1) * own) for index in range(processes)]
+    joined = np.concatenate([batch[share_of(len(batch), parts, share)] for share in shares])
+    np.testing.assert_array_equal(joined, batch)
 
 
 def test_the_best_placement_takes_all_devices():
