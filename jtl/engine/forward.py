@@ -54,7 +54,7 @@ def as_forward(model: Any) -> Forward:
             returns logits and new statistics.
 
     Raises:
-        ConfigError: `model` is neither.
+        ConfigError: `model` is none of these.
     """
     if isinstance(model, nn.Module):
         return LinenForward(model=model)
