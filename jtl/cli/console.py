@@ -15,6 +15,7 @@ from jtl.training.together import is_first
 from jtl.tree import count
 
 _PIPED_WIDTH = 120
+_COLUMNS = 3  # phases that fit side by side
 
 
 def make_console() -> Console:
@@ -38,7 +39,8 @@ def announce(console: Console, setup: Setup) -> None:
     console.print(f"data     {config.data.source}: {classes} classes; {sizes}")
     devices = f"{len(setup.place.devices)} × {setup.place.devices[0].device_kind}"
     console.print(f"devices  {devices}, batches of {config.data.batch_size}")
-    console.print(_phase_table(setup))
+    many = len(setup.phases) > _COLUMNS
+    console.print(_phase_list(setup) if many else _phase_table(setup))
 
 
 def _phase_table(setup: Setup) -> Table:
@@ -55,6 +57,22 @@ def _phase_table(setup: Setup) -> Table:
         table.add_row(row.stage, f"{row.parameters:,}", *(_status(own) for own in rows))
     trained = (sum(row.parameters - row.frozen for row in rows) for rows in columns)
     table.add_row("total", f"{count(params):,}", *(f"{n:,} trained" for n in trained))
+    return table
+
+
+def _phase_list(setup: Setup) -> Table:
+    params, stages = setup.pretrained.variables["params"], setup.pretrained.model.stages
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("phase", "steps", "trained"):
+        table.add_column(name, justify="right")
+    table.add_column("stages that are trained")
+    for index, phase in enumerate(setup.phases, 1):
+        rows = stage_table(params, phase.labels, stages)
+        trained = sum(row.parameters - row.frozen for row in rows)
+        names = [row.stage + ("" if not row.frozen else " in part") for row in rows
+                 if row.frozen < row.parameters]  # fmt: skip
+        steps = f"{phase.start}-{phase.stop}"
+        table.add_row(str(index), steps, f"{trained:,}", ", ".join(names))
     return table
 
 

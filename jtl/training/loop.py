@@ -8,6 +8,7 @@ from typing import Any
 from jtl.data.pipeline import TrainOrder
 from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
+from jtl.training.audit import check_frozen, frozen_digests
 from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
 from jtl.training.events import Began, Evaluated, Event, Listener
@@ -104,6 +105,7 @@ class Loop:
         self, index: int, state: TrainState, progress: Progress
     ) -> tuple[TrainState, Progress, int]:
         phase, programs = self.phases[index], 0
+        frozen = frozen_digests(state.variables, phase)
         began = time.monotonic() - progress.seconds
         tail = self.feed.enter(index, state)
         compiled = self.place.compile(phase.step if tail is None else tail)
@@ -128,6 +130,7 @@ class Loop:
                 if progress.stopped:
                     break
                 pace.restart()
+        check_frozen(frozen, state.variables, phase)
         return state, progress, programs
 
     def _pace(self, index: int, start: int) -> Pace:

@@ -27,7 +27,7 @@ VARIABLES = {
         "stem": {"kernel": jnp.asarray(RNG.normal(size=(12, 5)), jnp.float32)},
         "head": {"kernel": jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32)},
     },
-    "batch_stats": {"stem": {"mean": jnp.zeros(5)}},
+    "batch_stats": {"hidden": {"mean": jnp.zeros(5)}},
 }
 ORDER = TrainOrder(indices=np.arange(EXAMPLES), batch_size=BATCH, seed=3)
 
@@ -39,9 +39,9 @@ def linear(variables, images, train, rngs):
     if train:
         noise = jax.vmap(lambda key: jax.random.normal(key, (5,)))(rngs["dropout"])
         hidden = hidden * (1 + 0.1 * noise)
-        mean = 0.9 * stats["stem"]["mean"] + 0.1 * hidden.mean(0)
-        stats = {"stem": {"mean": mean}}
-    return (hidden - stats["stem"]["mean"][None]) @ params["head"]["kernel"], stats
+        mean = 0.9 * stats["hidden"]["mean"] + 0.1 * hidden.mean(0)
+        stats = {"hidden": {"mean": mean}}
+    return (hidden - stats["hidden"]["mean"][None]) @ params["head"]["kernel"], stats
 
 
 def phase(start, stop, freeze, rate=0.1, option=1):

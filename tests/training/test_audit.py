@@ -7,8 +7,9 @@ import pytest
 
 from jtl.data.pipeline import TrainOrder
 from jtl.errors import JtlError
-from jtl.training.audit import audit_frozen
-from jtl.training.phases import PhaseOptions, TrainOptions, make_phases
+from jtl.training.audit import audit_frozen, check_frozen, frozen_digests
+from jtl.training.options import PhaseOptions, TrainOptions
+from jtl.training.phases import make_phases
 from jtl.tree import count, flatten, unflatten
 from tests.engine.nets import mini, variables_of
 
@@ -33,7 +34,8 @@ def test_an_untouched_network_passes_and_is_counted():
     assert audit["parameters"] == count(frozen)
     stats = VARIABLES["batch_stats"]
     assert audit["statistics"] == count([stats[name] for name in ("stem", "layer1", "layer2")])
-    assert len(audit["digest"]) == 64
+    assert len(audit["before"]) == 64
+    assert audit["before"] == audit["after"]
 
 
 def test_what_was_trained_in_some_phase_may_change():
@@ -71,3 +73,12 @@ def test_statistics_that_a_mode_lets_move_are_not_audited():
 def test_nothing_frozen_is_nothing_audited():
     audit = audit_frozen(VARIABLES, changed("params/head/bias"), phases("none"))
     assert audit["parameters"] == audit["statistics"] == 0
+
+
+def test_a_phase_that_thaws_later_is_audited_while_it_is_frozen():
+    first, second = phases("backbone", "none")
+    before = frozen_digests(VARIABLES, first)
+    check_frozen(before, changed("params/head/bias"), first)
+    with pytest.raises(JtlError, match=r"in the phase that ends at step 10: params/stem/conv"):
+        check_frozen(before, changed("params/stem/conv/kernel"), first)
+    check_frozen(frozen_digests(VARIABLES, second), changed("params/stem/conv/kernel"), second)

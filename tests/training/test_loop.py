@@ -3,10 +3,11 @@
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
-from jtl.errors import ConfigError
+from jtl.errors import ConfigError, JtlError
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.events import Began, Evaluated, Stepped
 from jtl.tree import differences
@@ -73,7 +74,7 @@ def test_step_counts_batches_over_all_phases(whole):
 def test_frozen_parameters_move_in_the_phase_that_trains_them(tmp_path):
     state, _ = run_loop(tmp_path, phases=PHASES[:1])
     changed = {line.split(":")[0] for line in differences(VARIABLES, state.variables)}
-    assert changed == {"params/head/kernel", "batch_stats/stem/mean"}
+    assert changed == {"params/head/kernel", "batch_stats/hidden/mean"}
 
 
 def test_records_come_as_often_as_asked_for_and_at_each_evaluation(tmp_path):
@@ -196,3 +197,22 @@ def test_a_run_that_only_skips_is_stopped_and_keeps_its_best_state(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         kept = checkpoints.variables(checkpoints.progress().best_step, VARIABLES)
     assert np.isfinite(kept["params"]["head"]["kernel"]).all()
+
+
+def test_a_step_that_moves_what_is_frozen_fails_the_run(tmp_path):
+    own = phase(0, 5, "stem", option=0)
+
+    class Leaky:
+        donated = ()
+
+        def __call__(self, state, batch):
+            state, metrics = own.step(state, batch)
+            stem = jax.tree.map(lambda leaf: leaf + 1e-7, state.params["stem"])
+            return dataclasses.replace(state, params={**state.params, "stem": stem}), metrics
+
+        def modes(self, labels):
+            return own.step.modes(labels)
+
+    leaky = dataclasses.replace(own, step=Leaky())
+    with pytest.raises(JtlError, match="frozen leaves changed in the phase that ends at step 5"):
+        run_loop(tmp_path, phases=(leaky,))
