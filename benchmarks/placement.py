@@ -35,7 +35,7 @@ def main() -> None:
     print(f"{name}, batches of {batch}, {size} px, {jax.device_count()} devices, {kind}")
     rows = _measure(name, batch, size, turns)
     print(
-        f"{'placement':10} {'devices':>7} {'ms':>9} {'beside jit':>11} {'first loss differs by':>22}"
+        f"{'placement':10} {'devices':>7} {'ms':>9} {'beside jit':>11} {'loss differs by':>16}"
     )
     for row in rows:
         print(
