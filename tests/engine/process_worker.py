@@ -20,6 +20,7 @@ from jtl.engine.forward import LinenForward
 from jtl.engine.interception import BatchContext
 from jtl.engine.modes import make_modes
 from jtl.errors import ConfigError, DataError
+from jtl.experiment.failures import fail_for_all, watch_others
 from jtl.experiment.processes import broadcast_from_first, is_first, on_first, start_processes
 from jtl.training.compilations import Compilations
 from jtl.tree import flatten
@@ -148,6 +149,19 @@ def refusals():
     return said
 
 
+def fail(process):
+    """Training that one process cannot go on with, while the others wait for it."""
+    watch_others(lambda text: print(f"heard {text}", flush=True))
+    place = jtl.parallel.pmap()
+    step = place.compile(lambda state, batch: state + jax.lax.psum(batch.sum(), "batch"))
+    state = place.put_state(jnp.zeros(()))
+    for index in range(5):
+        if index == 3 and jax.process_index() == process:
+            fail_for_all("no such image")
+        state = step(state, place.put_batch(np.ones(4)))
+        float(state)
+
+
 def main():
     task = json.loads(sys.argv[1])
     try:
@@ -155,6 +169,8 @@ def main():
     except ConfigError as error:
         print(error)
         return 2
+    if "fails" in task:
+        fail(task["fails"])
     if "out" in task:
         results = {name: train(make()) for name, make in PLACEMENTS.items()}
         arrays = {f"{place}/{k}": v for place, own in results.items() for k, v in own.items()}

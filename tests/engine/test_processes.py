@@ -17,6 +17,7 @@ import pytest
 import jtl
 from jtl.engine.parallel.processes import check_device_counts
 from jtl.errors import ConfigError
+from jtl.experiment.failures import fail_for_all, watch_others
 from jtl.experiment.processes import broadcast_from_first, is_first, on_first, start_processes
 from tests.engine import process_worker
 
@@ -168,6 +169,18 @@ def test_unequal_device_counts_are_refused_by_all_under_slurm():
         assert "process 0 has 4, process 1 has 2; start each with as many" in out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_the_failure_of_one_ends_all(process):
+    port = free_port()
+    task = {"timeout": 60, "fails": process}
+    heard = run_together(
+        [{**task, "seat": [f"127.0.0.1:{port}", 2, index]} for index in range(2)], limit=90
+    )
+    assert [status for status, _, _ in heard] == [2, 2]
+    assert f"heard process {process}: no such image" in heard[1 - process][1]
+
+
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
@@ -202,6 +215,13 @@ def test_one_process_alone_is_first_and_tells_itself():
     assert is_first()
     assert on_first(lambda: "told") == "told"
     assert broadcast_from_first({"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+
+
+def test_failing_alone_is_a_plain_exit():
+    watch_others(print)
+    with pytest.raises(SystemExit) as caught:
+        fail_for_all("no such image", 3)
+    assert caught.value.code == 3
 
 
 def test_equal_counts_pass_and_unequal_ones_are_listed():

@@ -1,0 +1,77 @@
+"""How the failure of one of several processes ends them all, with its error, and at once."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+
+_KEY = "jtl/failure"  # in the store that the coordinator keeps for all processes
+_EVERY = 1.0  # seconds between two looks at it
+
+
+def watch_others(tell: Callable[[str], None], status: int = 2) -> None:
+    """Ends this process once another has called `fail_for_all`, wherever it waits by then.
+
+    Without this, the others would wait for the one that failed until JAX ends them, which takes
+    minutes and names no cause.
+
+    Args:
+        tell: is given the other's error, from a thread of its own.
+        status: what this process exits with.
+    """
+    if jax.process_count() == 1:
+        return
+
+    def watch() -> None:
+        while (text := _failure()) is None:
+            time.sleep(_EVERY)
+        tell(text)
+        _leave(status)
+
+    threading.Thread(target=watch, name="jtl-failures", daemon=True).start()
+
+
+def fail_for_all(text: str, status: int = 2) -> NoReturn:
+    """Ends this process, and tells the others why, so that they end as well.
+
+    An error that all processes find needs none of this: they end together.
+
+    Args:
+        text: the error.
+        status: what this process exits with.
+    """
+    if jax.process_count() == 1:
+        sys.exit(status)
+    # Another may have failed first, or the coordinator be gone.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        _store().key_value_set(_KEY, f"process {jax.process_index()}: {text}")
+    _leave(status)
+
+
+def _failure() -> str | None:
+    try:
+        return str(_store().key_value_try_get(_KEY))
+    except (jax.errors.JaxRuntimeError, AttributeError):
+        return None  # nothing there; or JAX has shut down, and so will this process
+
+
+def _store() -> Any:
+    # JAX keeps it for its own start, and has no public name for it.
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _leave(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        # The store ends with this process, and JAX aborts those that have not left by then.
+        time.sleep(3 * _EVERY)
+    # A plain exit would wait for the others to leave too, who may wait for this one.
+    os._exit(status)
