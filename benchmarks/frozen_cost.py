@@ -9,6 +9,7 @@ taking turns.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -68,7 +69,9 @@ def main() -> None:
             f"{row['temporary_bytes'] / 2**20:8.1f} {row['temporaries_of_full']:8.3f} "
             f"{1e3 * row['seconds']['median']:9.1f} {row['seconds_of_full']:8.3f}"
         )
-    extra = {**dataclasses.asdict(size), "forward_flops": forward}
+    # Other work on the machine: what runs beside a measurement belongs to it.
+    busy = os.getloadavg()[0]
+    extra = {**dataclasses.asdict(size), "forward_flops": forward, "load_average": busy}
     print(record.write(arguments.results, "frozen_cost", rows, **extra))
 
 

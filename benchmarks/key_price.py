@@ -8,6 +8,7 @@ the same on any number of devices). Dropout stands behind every convolution, whe
 or only before the head, where networks have it. The programs take turns.
 """
 
+import os
 import time
 from typing import Any, Literal
 
@@ -61,7 +62,9 @@ def main() -> None:
         for name, figures, ratio in _measure(where, batch, width, turns):
             rows.append({"dropped": where, "name": name, "seconds": figures, "ratio": ratio})
             print(f"{where:20} {name:8} {1e3 * figures['median']:9.2f} {ratio:13.3f}")
-    print(record.write(arguments.results, "key_price", rows, batch=batch, width=width))
+    # Other work on the machine: what runs beside a measurement belongs to it.
+    extra = {"batch": batch, "width": width, "load_average": os.getloadavg()[0]}
+    print(record.write(arguments.results, "key_price", rows, **extra))
 
 
 def _measure(
