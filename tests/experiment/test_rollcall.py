@@ -65,24 +65,24 @@ def test_a_missing_first_process_is_named_to_the_others(address):
 
 
 def test_a_process_that_leaves_again_is_missing(address):
-    host, port = split_address(address)
-
-    def leave():
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                with socket.create_connection((host, port), timeout=1) as own:
-                    own.sendall(b'{"process": 1, "processes": 3}\n')
-                    return
-            except OSError:
-                time.sleep(0.01)
-
-    visitor = threading.Thread(target=leave)
-    visitor.start()
-    heard = call(address, [(3, 0), (3, 2)], 1.5)
-    visitor.join()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(call, address, [(3, 0)], 2)
+        visit(address, b'{"process": 1, "processes": 3}\n')
+        heard = call(address, [(3, 2)], 2) + first.result()
     assert len(set(heard)) == 1
     assert heard[0].startswith("process 1 of 3 did not arrive")
+
+
+def visit(address, message):
+    """Comes once somebody listens, says something, and leaves."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(split_address(address), timeout=1) as own:
+                own.sendall(message)
+                return
+        except OSError:
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
