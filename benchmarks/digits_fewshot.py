@@ -17,7 +17,7 @@ from jtl.experiment.options import read_config
 HEAD = ("train.phases=[{freeze: backbone, epochs: 140, schedule: {rate: 1e-2}}]",)
 KEPT = (
     "model.head=match",
-    "train.label_smoothing=0.2",
+    "train.loss.label_smoothing=0.2",
     "train.phases=[{freeze: stem..layer2, epochs: 150,"
     " optimizer: {weight_decay: 0.01}, schedule: {rate: 1e-3, warmup: 0.2}}]",
 )

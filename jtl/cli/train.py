@@ -1,9 +1,13 @@
 """`jtl train`: trains a recipe or a config file, or goes on with a run."""
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from jtl.experiment.options import Config
 
 
 def train(
@@ -39,6 +43,7 @@ def train(
         process: which one this is, from 0.
         wait: how long to wait for the other processes, in seconds.
     """
+    from jtl.cli.together import joined
     from jtl.config import to_yaml
     from jtl.experiment.options import read_config
 
@@ -46,16 +51,19 @@ def train(
     if print_config:
         print(to_yaml(options), end="")
         return
-    if distributed or (coordinator, processes, process) != (None, None, None):
-        from jtl.experiment.processes import start_processes
+    several = distributed or (coordinator, processes, process) != (None, None, None)
+    with joined(coordinator, processes, process, wait) if several else nullcontext():
+        _search(options) if find_rate else _train(options, workdir, resume)
 
-        start_processes(coordinator, processes, process, timeout=wait)
-    if find_rate:
-        from jtl.cli.rates import show_search
-        from jtl.experiment.find_rate import search_rate
 
-        show_search(search_rate(options))
-        return
+def _search(options: "Config") -> None:
+    from jtl.cli.rates import show_search
+    from jtl.experiment.find_rate import search_rate
+
+    show_search(search_rate(options))
+
+
+def _train(options: "Config", workdir: Path | None, resume: bool) -> None:
     from jtl.cli.console import Live, announce, make_console, show_result
     from jtl.experiment import train as run_training
 

@@ -1,21 +1,14 @@
-"""Several processes as one: how they start, and what one of them does for all."""
+"""How several processes of one run start: each knows its place, and all have arrived."""
 
-import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
-from jtl import errors
 from jtl.engine.parallel.processes import check_device_counts
-from jtl.errors import ConfigError, JtlError
+from jtl.errors import ConfigError
 from jtl.experiment.rollcall import Seat, call_roll
-
-Value = TypeVar("Value")
 
 _TIMEOUT = 300.0  # seconds, as JAX itself waits
 
@@ -60,64 +53,6 @@ def start_processes(
         # All of them are here, and all find the same.
         jax.distributed.shutdown()
         raise
-
-
-def is_first() -> bool:
-    """Whether this is the process that prints and writes; one that is alone is."""
-    return jax.process_index() == 0
-
-
-def on_first(function: Callable[[], Value]) -> Value:
-    """What a function returns on process 0, which alone runs it, on every process.
-
-    All processes call this at the same point, and wait there for process 0. An error of jtl's
-    is raised on all of them.
-
-    Args:
-        function: returns what JSON can hold.
-    """
-    if jax.process_count() == 1:
-        return function()
-    if not is_first():
-        return _opened(json.loads(_text_from_first(None)))
-    try:
-        outcome = {"value": function()}
-        text = json.dumps(outcome)
-    except JtlError as error:
-        _text_from_first(json.dumps({"error": type(error).__name__, "text": str(error)}))
-        raise
-    except BaseException as error:
-        _text_from_first(json.dumps({"crash": repr(error)}))
-        raise
-    return _opened(json.loads(_text_from_first(text)))
-
-
-def broadcast_from_first(tree: Any) -> Any:
-    """The arrays that process 0 gives, on every process, as numpy arrays.
-
-    Args:
-        tree: a pytree of arrays and numbers of the same shapes and dtypes on all processes.
-    """
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.broadcast_one_to_all(tree)
-
-
-def _opened(outcome: dict[str, Any]) -> Any:
-    if "error" in outcome:
-        raise getattr(errors, outcome["error"], JtlError)(outcome["text"])
-    if "crash" in outcome:
-        raise RuntimeError(f"process 0 failed: {outcome['crash']}")
-    return outcome["value"]
-
-
-def _text_from_first(text: str | None) -> str:
-    data = np.frombuffer((text or "").encode(), np.uint8)
-    size = int(broadcast_from_first(np.int32(data.size)))
-    # Few lengths, because each is compiled.
-    buffer = np.zeros(1 << size.bit_length(), np.uint8)
-    buffer[: data.size] = data
-    return bytes(broadcast_from_first(buffer)[:size]).decode()
 
 
 def _seat(

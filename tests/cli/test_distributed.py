@@ -85,6 +85,20 @@ def test_two_processes_make_one_run_that_one_process_can_go_on_with(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_mistake_that_one_process_alone_meets_ends_both(tmp_path):
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
+    folder = ["--workdir", str(tmp_path / "run")]
+    # The second was started with another config: batches of two examples a device cannot be
+    # split into four, which the first does not see.
+    first = start(2, *folder, *SHORT, *shared, "--process", "0")
+    wrong = [*folder, *SHORT, "--set", "train.accumulate=7", *shared, "--process", "1"]
+    second = start(2, *wrong)
+    for status, _, error in (finish(first), finish(second)):
+        assert status == 2
+        assert error.count("train.accumulate=7 does not divide") == 1
+
+
+@pytest.mark.slow
 def test_a_process_that_never_arrives_is_named(tmp_path):
     address = f"127.0.0.1:{free_port()}"
     words = ["--coordinator", address, "--processes", "3", "--wait", "5"]

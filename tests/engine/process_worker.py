@@ -21,8 +21,9 @@ from jtl.engine.interception import BatchContext
 from jtl.engine.modes import make_modes
 from jtl.errors import ConfigError, DataError
 from jtl.experiment.failures import fail_for_all, watch_others
-from jtl.experiment.processes import broadcast_from_first, is_first, on_first, start_processes
+from jtl.experiment.processes import start_processes
 from jtl.training.compilations import Compilations
+from jtl.training.together import arrays_of_first, is_first, on_first
 from jtl.tree import flatten
 from tests.engine.nets import batch_of, build, mini, variables_of
 
@@ -107,7 +108,7 @@ def agree():
     """What the processes say to each other."""
     seen = {"first": is_first(), "told": on_first(lambda: {"from": jax.process_index()})}
     number = np.float64(jax.process_index() + 7)
-    seen["broadcast"] = float(broadcast_from_first({"number": number})["number"])
+    seen["broadcast"] = float(arrays_of_first({"number": number}, {"number": number})["number"])
 
     def fail():
         raise DataError(f"process {jax.process_index()} found nothing" + "!" * 100)

@@ -18,7 +18,8 @@ import jtl
 from jtl.engine.parallel.processes import check_device_counts
 from jtl.errors import ConfigError
 from jtl.experiment.failures import fail_for_all, watch_others
-from jtl.experiment.processes import broadcast_from_first, is_first, on_first, start_processes
+from jtl.experiment.processes import start_processes
+from jtl.training.together import arrays_of_first, is_first, on_first
 from tests.engine import process_worker
 
 PROJECT = Path(__file__).parents[2]
@@ -214,7 +215,7 @@ def test_starting_after_jax_is_refused():
 def test_one_process_alone_is_first_and_tells_itself():
     assert is_first()
     assert on_first(lambda: "told") == "told"
-    assert broadcast_from_first({"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+    assert arrays_of_first({"a": np.arange(3)}, {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
 
 
 def test_failing_alone_is_a_plain_exit():

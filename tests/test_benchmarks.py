@@ -1,0 +1,40 @@
+"""Every benchmark in its smallest size: it runs, and its JSON says where and what it measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+SCRIPTS = sorted(
+    path.stem
+    for path in (PROJECT / "benchmarks").glob("*.py")
+    if path.stem not in ("__init__", "record")
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_benchmark_writes_what_it_measured_and_where(script, tmp_path):
+    finished = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{script}", "--smoke", "--results", str(tmp_path)],
+        cwd=PROJECT,
+        env={**os.environ, "JTL_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    (path,) = tmp_path.glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["name"] == path.stem == script
+    assert found["rows"]
+    here = found["environment"]
+    assert here["device"] == "cpu"
+    assert here["versions"]["jax"]
+    assert {"date", "commit", "python", "driver", "cores"} <= here.keys()
+    assert path.name in finished.stdout
