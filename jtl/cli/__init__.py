@@ -1,5 +1,6 @@
 """The command line: the only place that reads argv; a user's mistake costs a line or two."""
 
+import logging
 import sys
 
 from jtl.errors import JtlError
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     from cyclopts import CycloptsError
 
     tokens = sys.argv[1:] if arguments is None else arguments
+    # What the checkpoint library warns of on its way is no concern of who trains.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         _application()(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
