@@ -38,7 +38,7 @@ class Size:
     turns: int
 
 
-FULL = Size(model="resnet50", pixels=224, images=64, turns=5)
+FULL = Size(model="resnet50", pixels=224, images=64, turns=3)
 SMOKE = Size(model="resnet18", pixels=32, images=64, turns=1)
 
 

@@ -42,6 +42,7 @@ PLACEMENTS = {
     "single": jtl.parallel.single,
     "pmap": lambda: jtl.parallel.pmap(jax.devices()[:4]),
     "mesh": lambda: jtl.parallel.mesh(jax.devices()[:4]),
+    "mesh in parts": lambda: jtl.parallel.mesh(jax.devices()[:4], model=2, zero=True),
 }
 
 

@@ -45,7 +45,9 @@ def test_cached_training_equals_uncached_training(x64, freeze, augment):
     assert not differences(frozen_of(trial.state(), freeze), frozen_of(cached[0], freeze))
 
 
-@pytest.mark.parametrize("placement", ["pmap", "mesh"])
+@pytest.mark.parametrize(
+    "placement", ["pmap", "mesh", pytest.param("mesh in parts", marks=pytest.mark.slow)]
+)
 def test_cached_training_equals_uncached_training_on_several_devices(x64, placement):
     # Augmented, with dropout and trained BatchNorm behind the cut.
     trial = Trial(freeze=LAST_STAGE, augment=VARIED, dtype=jnp.float64)
@@ -53,7 +55,13 @@ def test_cached_training_equals_uncached_training_on_several_devices(x64, placem
     assert_close(trial.run("off"), spread.run("device"), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize(
+    "placement",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name != "single" else [])
+        for name in PLACEMENTS
+    ],
+)
 def test_rows_have_the_same_bits_wherever_they_lie(placement):
     trial = Trial(augment=VARIED, place=PLACEMENTS[placement]())
     first, *others = (trial.run(choice) for choice in PLACES)
@@ -218,6 +226,7 @@ def test_labels_beyond_the_classes_are_refused_before_anything_is_computed():
         trial.feed("device").enter(0, trial.state())
 
 
+@pytest.mark.slow
 def test_half_precision_rows_are_kept_as_they_are(tmp_path):
     model = mini(dropout_rate=0.3, dtype=jnp.bfloat16)
     trial = Trial(model=model, freeze=LAST_STAGE)

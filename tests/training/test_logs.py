@@ -6,7 +6,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from jtl.training.events import Began, Ended, Evaluated, Stepped
+from jtl.training.events import Began, Cached, Ended, Evaluated, Stepped
 from jtl.training.logs import Records
 
 
@@ -89,4 +89,16 @@ def test_tensorboard_is_given_every_metric_under_its_split(tmp_path):
         ("train/loss", 4, 0.25),
         ("train/rate", 4, pytest.approx(0.1)),
         ("val/accuracy", 4, 0.5),
+    ]
+
+
+def test_each_phase_records_its_cache_once_also_over_a_resumption(tmp_path):
+    first, second = Cached(step=0, phase=0, where="host"), Cached(step=4, phase=1, note="why not")
+    again = Cached(step=2, phase=0, where="host", note="what is there already is used again")
+    record(tmp_path, 0, [first, stepped(1), stepped(2), stepped(3)])
+    record(tmp_path, 2, [again, stepped(3), second])
+    kept = [line for line in lines(tmp_path) if line["kind"] == "cache"]
+    assert [(line["step"], line["phase"], line["where"]) for line in kept] == [
+        (0, 0, "host"),
+        (4, 1, None),
     ]
