@@ -55,13 +55,10 @@ def test_cached_training_equals_uncached_training_on_several_devices(x64, placem
     assert_close(trial.run("off"), spread.run("device"), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "placement",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name != "single" else [])
-        for name in PLACEMENTS
-    ],
-)
+MANY = [pytest.param(name, marks=pytest.mark.slow) for name in PLACEMENTS if name != "single"]
+
+
+@pytest.mark.parametrize("placement", ["single", *MANY])
 def test_rows_have_the_same_bits_wherever_they_lie(placement):
     trial = Trial(augment=VARIED, place=PLACEMENTS[placement]())
     first, *others = (trial.run(choice) for choice in PLACES)
