@@ -90,6 +90,7 @@ class Live:
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._last: Stepped | None = None
+        self._refused: set[str] = set()
 
     def __enter__(self) -> "Live":
         return self
@@ -113,7 +114,9 @@ class Live:
                 self._bar.update(self._task, completed=event.step, text=_pace(event))
         elif isinstance(event, Evaluated):
             self._console.print(self._line(event))
-        elif isinstance(event, Cached):
+        elif isinstance(event, Cached) and (event.where or event.note not in self._refused):
+            # A reason that holds for several phases is said once.
+            self._refused.add(event.note)
             self._console.print(f"cache    {describe_cache(event)}")
 
     def _begin(self, event: Began) -> None:

@@ -70,7 +70,7 @@ class Layers:
         return nn.Conv(
             features,
             kernel_size,
-            conv_general_dilated=_matrix_product if pointwise else None,
+            conv_general_dilated=_pointwise if pointwise else None,
             strides=(stride, stride),
             padding=((rows, rows), (columns, columns)),
             feature_group_count=groups,
@@ -93,10 +93,12 @@ class Layers:
         )
 
 
-def _matrix_product(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], *_: Any, **options: Any
+def _pointwise(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], *rest: Any, **options: Any
 ) -> jax.Array:
-    """A 1×1 convolution; as a convolution, CPUs would take up to eight times for its gradient."""
+    """A 1×1 convolution, on a CPU as a matrix product: its gradient is up to 8 × as fast."""
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(x, kernel, strides, *rest, **options)
     seen = x[:, :: strides[0], :: strides[1]]
     return jnp.einsum("bhwi,io->bhwo", seen, kernel[0, 0], precision=options["precision"])
 

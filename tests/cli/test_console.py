@@ -1,8 +1,11 @@
 """What the terminal says of a cache."""
 
-import pytest
+import io
 
-from jtl.cli.console import describe_cache
+import pytest
+from rich.console import Console
+
+from jtl.cli.console import Live, describe_cache
 from jtl.training.events import Cached
 
 KEPT = {
@@ -37,3 +40,15 @@ KEPT = {
 )
 def test_a_cache_is_described_in_one_line(changes, line):
     assert describe_cache(Cached(**{**KEPT, **changes})) == line
+
+
+def test_a_reason_against_a_cache_is_said_once():
+    console = Console(file=io.StringIO(), width=200)
+    live = Live(console)
+    for phase in range(3):
+        live(Cached(step=phase, phase=phase, note="every image differs"))
+    live(Cached(step=3, phase=3, note="another"))
+    assert console.file.getvalue().splitlines() == [
+        "cache    none in phase 1: every image differs",
+        "cache    none in phase 4: another",
+    ]
