@@ -39,7 +39,7 @@ class Size:
 
 
 FULL = Size(model="resnet50", pixels=224, images=64, turns=3)
-SMOKE = Size(model="resnet18", pixels=32, images=64, turns=1)
+SMOKE = Size(model="resnet_mini", pixels=32, images=64, turns=1)
 
 
 class Contestant:

@@ -5,14 +5,15 @@ trained once for each seed. The seed draws the fifty training images, the new he
 the test images are the same for all, and no setting was chosen by them.
 """
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
 from benchmarks import record
 from jtl.data.options import load_source
 from jtl.experiment import train
-from jtl.experiment.assemble import Evaluator, make_examples, make_model, make_placement
-from jtl.experiment.options import read_config
+from jtl.experiment.assemble import make_evaluator, make_examples, make_model, make_placement
+from jtl.experiment.options import Config, read_config
 
 HEAD = ("train.phases=[{freeze: backbone, epochs: 140, schedule: {rate: 1e-2}}]",)
 KEPT = (
@@ -34,11 +35,11 @@ def main() -> None:
     """Trains every row with every seed, prints the table and writes the JSON."""
     arguments = record.parser(__doc__).parse_args()
     seeds = range(1 if arguments.smoke else 5)
-    short = ("train.phases.0.epochs=1",) if arguments.smoke else ()
     rows = []
     print(f"{'test accuracy on 360 digits':52} mean ± std over {len(seeds)} seeds")
     for name, (recipe, overrides) in ROWS.items():
-        accuracies = [_accuracy(recipe, (*overrides, *short, f"seed={s}")) for s in seeds]
+        configs = [read_config(recipe, (*overrides, f"seed={seed}")) for seed in seeds]
+        accuracies = [_accuracy(_short(own) if arguments.smoke else own) for own in configs]
         rows.append(_row(name, recipe, overrides, accuracies))
     rows.append(_row("no training on digits at all", "digits_fewshot", (), [_untrained()]))
     print(record.write(arguments.results, "digits_fewshot", rows))
@@ -52,9 +53,14 @@ def _row(
     return {"name": name, "recipe": recipe, "overrides": list(overrides), "accuracy": figures}
 
 
-def _accuracy(recipe: str, overrides: tuple[str, ...]) -> float:
+def _short(config: Config) -> Config:
+    phases = tuple(dataclasses.replace(phase, epochs=1) for phase in config.train.phases)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, phases=phases))
+
+
+def _accuracy(config: Config) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        run = train(read_config(recipe, overrides), workdir=Path(folder) / "run")
+        run = train(config, workdir=Path(folder) / "run")
     return run.summary["final"]["metrics"]["test"]["accuracy"]
 
 
@@ -63,8 +69,8 @@ def _untrained() -> float:
     source = load_source(config.data)
     pretrained = make_model(config.model, source.classes, config.seed)
     examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
-    place = make_placement("auto")
-    evaluator = Evaluator(pretrained.model, pretrained.preprocess, place, 256)
+    place = make_placement(config.train)
+    evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, place)
     placed = evaluator.put(pretrained.variables)
     return evaluator.metrics(placed, examples, "test")["accuracy"]
 

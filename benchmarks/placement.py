@@ -34,9 +34,7 @@ def main() -> None:
     kind = "simulated on one CPU" if simulated else jax.devices()[0].device_kind
     print(f"{name}, batches of {batch}, {size} px, {jax.device_count()} devices, {kind}")
     rows = _measure(name, batch, size, turns)
-    print(
-        f"{'placement':10} {'devices':>7} {'ms':>9} {'beside jit':>11} {'loss differs by':>16}"
-    )
+    print(f"{'placement':10} {'devices':>7} {'ms':>9} {'beside jit':>11} {'loss differs by':>16}")
     for row in rows:
         print(
             f"{row['placement']:10} {row['devices']:7d} {1e3 * row['seconds']['median']:9.2f} "

@@ -76,8 +76,10 @@ def stored_statistics(setting):
     return "frozen" if setting == "frozen backbone" else "affine"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [pytest.param("sgd", marks=pytest.mark.slow), pytest.param("adamw", marks=pytest.mark.soak)],
+)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_ten_steps_have_the_same_losses_everywhere(placement, setting, optimizer, x64):
@@ -89,7 +91,7 @@ def test_ten_steps_have_the_same_losses_everywhere(placement, setting, optimizer
     np.testing.assert_allclose(found, alone, rtol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_the_first_step_in_float32_has_the_same_loss_everywhere(placement, setting):

@@ -54,7 +54,7 @@ def test_damaged_bytes_give_one_typed_error_or_honest_tensors(tmp_path, honest, 
     check_damage(tmp_path / name, data, honest[name])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
