@@ -100,7 +100,10 @@ def _pointwise(
     if jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(x, kernel, strides, *rest, **options)
     seen = x[:, :: strides[0], :: strides[1]]
-    return jnp.einsum("bhwi,io->bhwo", seen, kernel[0, 0], precision=options["precision"])
+    # Of two axes each: with four, the product's gradient would be a quarter slower.
+    flat = seen.reshape(-1, seen.shape[-1])
+    product = jnp.matmul(flat, kernel[0, 0], precision=options["precision"])
+    return product.reshape(*seen.shape[:-1], -1)
 
 
 def global_average(x: jax.Array) -> jax.Array:
