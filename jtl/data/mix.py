@@ -89,5 +89,7 @@ def _cut(key: jax.Array, size: tuple[int, int], alpha: float) -> jax.Array:
 
 def _probabilities(label: jax.Array, classes: int, dtype: Any) -> jax.Array:
     if jnp.issubdtype(label.dtype, jnp.integer):
-        return jax.nn.one_hot(label, classes, dtype=dtype)
+        known = (label >= 0) & (label < classes)
+        # No class at all would cost nothing, and so pass for right.
+        return jnp.where(known[:, None], jax.nn.one_hot(label, classes, dtype=dtype), jnp.nan)
     return label.astype(dtype)

@@ -103,8 +103,11 @@ class LinenForward:
         old = variables["batch_stats"]
 
         def everywhere(path: str, after: jax.Array, before: jax.Array) -> jax.Array:
-            if after is before or path.rpartition("/")[0] in handled:
+            module = path.rpartition("/")[0]
+            if after is before or module in handled:
                 return after
+            if context.modes.keeps_statistics(module):
+                return before  # of a norm that interception does not know
             return batch_mean(after, context.axis_name)
 
         return logits, map_with_path(everywhere, changed.get("batch_stats", old), old)

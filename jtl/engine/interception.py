@@ -212,6 +212,8 @@ def _interceptor(batch_norm: Callable[..., Any], dropout: Callable[..., Any]) ->
         if isinstance(module, nn.BatchNorm):
             named = dict(zip(("x", "use_running_average"), args))
             return batch_norm(next_fun, module, {**named, **kwargs})
+        if isinstance(module, nn.MultiHeadDotProductAttention):
+            _check_attention(module, kwargs)
         if isinstance(module, nn.Dropout):
             named = dict(zip(("inputs", "deterministic", "rng"), args))
             return dropout(module, {**named, **kwargs})
@@ -279,6 +281,16 @@ def _dropout(module: nn.Dropout, call: dict[str, Any], context: BatchContext) ->
 
 def _first(at_call: bool | None, fixed: bool | None) -> bool | None:
     return fixed if at_call is None else at_call
+
+
+def _check_attention(module: nn.MultiHeadDotProductAttention, kwargs: dict[str, Any]) -> None:
+    still = kwargs.get("deterministic", module.deterministic)
+    if module.dropout_rate > 0 and not still:
+        raise ConfigError(
+            f"attention at {'/'.join(module.path)!r} drops with one mask for a device's whole "
+            "batch, which differs with the devices; set its dropout_rate to 0, and put an "
+            "nn.Dropout behind it."
+        )
 
 
 def _check_leading(x: jax.Array, context: BatchContext, path: str, what: str) -> None:

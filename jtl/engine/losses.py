@@ -157,6 +157,9 @@ def make_loss(options: LossOptions, class_counts: ArrayLike | None = None) -> Lo
     Args:
         options: which loss.
         class_counts: int `[classes]`, training examples of each class, for balanced weights.
+
+    Raises:
+        ConfigError: weights are to be balanced, but nothing is counted.
     """
     if options.name == "focal":
         loss = focal(options.gamma)
@@ -164,7 +167,9 @@ def make_loss(options: LossOptions, class_counts: ArrayLike | None = None) -> Lo
         loss = sigmoid_cross_entropy(options.label_smoothing)
     else:
         loss = cross_entropy(options.label_smoothing)
-    if options.class_weights == "balanced" and class_counts is not None:
+    if options.class_weights == "balanced":
+        if class_counts is None:
+            raise ConfigError("class_weights='balanced' needs the classes' counts; give them.")
         return weighted(loss, balanced_weights(class_counts))
     return loss
 

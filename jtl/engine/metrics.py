@@ -12,6 +12,9 @@ from jtl.engine.losses import at_least_float32, class_indices
 
 CALIBRATION_BINS = 15  # as in Guo et al. 2017, arXiv:1706.04599
 
+_MACRO = ("precision", "recall", "f1")
+METRICS = ("loss", "accuracy", "top5", *_MACRO, "ece")
+
 MetricSums = dict[str, jax.Array]
 
 
@@ -73,7 +76,7 @@ def summarize(sums: Mapping[str, Any]) -> dict[str, float]:
     host = {name: np.asarray(value, dtype=np.float64) for name, value in sums.items()}
     count = float(host["count"])
     if count == 0:
-        return dict.fromkeys(("loss", "accuracy", "top5", *_MACRO, "ece"), float("nan"))
+        return dict.fromkeys(METRICS, float("nan"))
     gap = np.abs(host["bin_correct"] - host["bin_confidence"]).sum()
     return {
         "loss": float(host["loss"] / count),
@@ -82,9 +85,6 @@ def summarize(sums: Mapping[str, Any]) -> dict[str, float]:
         **_macro(host["confusion"]),
         "ece": float(gap / count),
     }
-
-
-_MACRO = ("precision", "recall", "f1")
 
 
 def _macro(confusion: np.ndarray) -> dict[str, float]:

@@ -81,6 +81,23 @@ class Modes:
             prefix.append(stage)
         return tuple(prefix)
 
+    def check_globs(self, batch_stats: Any) -> None:
+        """Refuses modes for BatchNorms that do not exist.
+
+        Args:
+            batch_stats: the running statistics, whose paths name the BatchNorms.
+
+        Raises:
+            ConfigError: the globs that match none, all of them at once.
+        """
+        norms = sorted({path.rpartition("/")[0] for path in flatten(batch_stats)})
+        lost = [g for g, _ in self.batch_norm if not any(matches(g, norm) for norm in norms)]
+        if lost and norms:
+            raise ConfigError(
+                f"batch_norm: {', '.join(map(repr, lost))} matches no BatchNorm; one is called "
+                f"{norms[0]!r}."
+            )
+
     def _holds_still(self, module: str) -> bool:
         own = self._under(module)
         return all(label == FROZEN for label in own) if own else self._stage_is_frozen(module)

@@ -83,8 +83,8 @@ class OptimizerOptions:
         b2: decay of the second moment, but for SGD and Muon.
         weight_decay: decoupled, but for SGD, where it is added to the gradient; matrices and
             convolutions only, never biases and normalisation.
-        l2_sp: decay of all trained parameters towards the values that they had when the
-            optimizer was made (L2-SP, Li et al. 2018, arXiv:1802.01483).
+        l2_sp: decay of all trained parameters towards the values that the run began with, a new
+            head's being its random ones (L2-SP, Li et al. 2018, arXiv:1802.01483).
         clip_norm: the largest global norm of the trainable gradients; None does not clip.
     """
 
@@ -169,8 +169,19 @@ def _rule(options: OptimizerOptions) -> optax.GradientTransformation:
             params,
         )
 
-    matrices = scale_by_muon(beta=options.b1, weight_dimension_numbers=dimensions)
+    rule = scale_by_muon(beta=options.b1, weight_dimension_numbers=dimensions)
+    matrices = optax.chain(rule, optax.stateless(lambda updates, _: _scaled_by_shape(updates)))
     return optax.multi_transform({"muon": matrices, "adam": adam}, kind)
+
+
+def _scaled_by_shape(updates: Any) -> Any:
+    """Orthogonal updates, larger where a matrix widens, as optax.contrib.muon scales them."""
+
+    def scaled(leaf: jax.Array) -> jax.Array:
+        inputs = leaf.size // leaf.shape[-1]
+        return leaf * max(1.0, leaf.shape[-1] / inputs) ** 0.5
+
+    return jax.tree.map(scaled, updates)
 
 
 def decay_to_start(strength: float, reference: Any = None) -> optax.GradientTransformation:

@@ -15,7 +15,7 @@ class ScheduleOptions:
         rate: the peak learning rate.
         kind: after the warm-up `constant`; `cosine` or `linear` decay to `final` of the peak;
             `step`, which multiplies by `factor` at each of `milestones`; or `one_cycle`, a
-            cosine rise over the warm-up and a cosine fall, from and to 1/25 and 1/10,000 of the
+            cosine rise over the warm-up and a cosine fall, from 1/25 and to 1/250,000 of the
             peak (Smith and Topin 2018, arXiv:1708.07120, in torch's form).
         warmup: the fraction of the phase's steps that rise to the peak.
         final: the fraction of the peak at the last step of a cosine or linear decay.

@@ -91,7 +91,13 @@ class TrainState:
             batch_stats=stats,
             opt_state=tx.init(params),
             rng=base_key(rng),
-            ema={"params": _trainable(params, tx), "batch_stats": stats} if ema else None,
+            # Copies, because a step that is given the state to consume cannot consume a leaf twice.
+            ema=jax.tree.map(
+                lambda leaf: jnp.array(leaf, copy=True),
+                {"params": _trainable(params, tx), "batch_stats": stats},
+            )
+            if ema
+            else None,
             loss_scale=scale if loss_scale else None,
         )
 

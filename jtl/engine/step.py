@@ -133,7 +133,9 @@ class TrainStep:
             full = {**full, **self.prepare(full, _augmentation_keys(state, full))}
         full["image"] = _without_padding(full["image"], full["mask"])
         trainable = select(state.params, labels, TRAINABLE)
-        grads, stats, metrics = self._gradients(trainable, state, full, self.modes(labels))
+        modes = self.modes(labels)
+        modes.check_globs(state.batch_stats)
+        grads, stats, metrics = self._gradients(trainable, state, full, modes)
         metrics["grad_norm"] = optax.global_norm(grads)
         # Schedules follow the step; rules such as reduce_on_plateau ask for the loss.
         tx = optax.with_extra_args_support(self.tx)
@@ -185,9 +187,10 @@ class TrainStep:
                 return (stats, jax.tree.map(jnp.add, carry[1], own)), None
 
             (stats, (grads, metrics)), _ = jax.lax.scan(add, (state.batch_stats, zeros), parts)
-        # Right under every mapping: with replication tracked the gradients come summed and the
-        # mean of equal values is the value; without it they come times the device count.
-        grads = batch_mean(grads, self.axis_name)
+        # With replication tracked, gradients of replicated parameters come summed, and the mean
+        # of equal values is the value; without it they come times the device count.
+        total = batch_sum if _varies(trainable, self.axis_name) else batch_mean
+        grads = total(grads, self.axis_name)
         if state.loss_scale is not None:
             factor = state.loss_scale.factor
             grads = jax.tree.map(lambda leaf: leaf / factor, grads)
@@ -250,6 +253,12 @@ def _augmentation_keys(state: TrainState, batch: dict[str, Any]) -> jax.Array:
     if "view" in batch:
         return view_keys(state.rng, "augment", batch["view"], batch["example"])
     return example_keys(state.rng, "augment", state.step, batch["position"])
+
+
+def _varies(tree: Any, axis_name: str | None) -> bool:
+    """Whether shard_map holds each device's own copy of these, as of a stacked state."""
+    types = [getattr(jax.typeof(leaf), "mat", None) for leaf in jax.tree.leaves(tree)]
+    return any(axis_name in kind.varying for kind in types if kind is not None)
 
 
 def _without_padding(images: jax.Array, mask: jax.Array) -> jax.Array:

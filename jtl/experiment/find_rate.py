@@ -31,4 +31,5 @@ def search_rate(config: Config, *, steps: int = 100, source: Source | None = Non
         setup.pretrained.variables,
         config.seed,
         steps=steps,
+        loss_scale=config.model.precision == "float16",
     )

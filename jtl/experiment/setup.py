@@ -8,6 +8,7 @@ from typing import Any
 from jtl.data.options import load_source
 from jtl.data.pipeline import train_batches
 from jtl.data.sources import Arrays, Source
+from jtl.engine.metrics import METRICS
 from jtl.engine.parallel import Placement, check_batch_size
 from jtl.errors import ConfigError
 from jtl.experiment.assemble import (
@@ -64,14 +65,40 @@ def set_up(config: Config, workdir: Path, source: Source | None = None) -> Setup
         source = load_source(config.data)
     pretrained = make_model(config.model, source.classes, config.seed)
     examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
+    _check_evaluation(config, validates=len(examples.splits["val"]) > 0)
+    phases = phases_of(config, pretrained, examples)
+    for phase in phases:
+        phase.step.modes(phase.labels).check_globs(pretrained.variables["batch_stats"])
     return Setup(
         workdir=workdir,
         config=config,
         examples=examples,
         pretrained=pretrained,
-        phases=phases_of(config, pretrained, examples),
+        phases=phases,
         place=place,
     )
+
+
+def _check_evaluation(config: Config, *, validates: bool) -> None:
+    train, stopping = config.train, config.train.early_stopping
+    asked = {"train.monitor": train.monitor}
+    if stopping is not None:
+        asked["train.early_stopping.monitor"] = stopping.monitor
+        if not validates:
+            raise ConfigError(
+                "train.early_stopping looks at the validation split, which is empty; set "
+                "data.split.val above 0, or train.early_stopping=null."
+            )
+    for option, metric in asked.items():
+        if metric is not None and metric not in METRICS:
+            raise ConfigError(
+                f"{option}={metric!r} is never reported; choose one of {', '.join(METRICS)}."
+            )
+    if train.loss.name == "sigmoid":
+        raise ConfigError(
+            "train.loss.name=sigmoid is for several labels an image, which no source of a config "
+            "has; use jtl.losses.sigmoid_cross_entropy with jtl.make_train_step."
+        )
 
 
 def _check_batches(config: Config, place: Placement) -> None:

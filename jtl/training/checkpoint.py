@@ -29,6 +29,7 @@ class Progress:
         patience_value: the best value of the metric that early stopping watches, in this phase.
         stale: evaluations in a row that did not better it.
         stopped: whether early stopping has ended the run.
+        skipped: steps in a row, up to here, without a finite loss and gradient.
     """
 
     step: int = 0
@@ -39,6 +40,7 @@ class Progress:
     patience_value: float | None = None
     stale: int = 0
     stopped: bool = False
+    skipped: int = 0
 
 
 class Checkpoints:

@@ -110,7 +110,7 @@ class Loop:
         tail = self.feed.enter(index, state)
         compiled = self.place.compile(phase.step if tail is None else tail)
         running = self.place.put_state(state if tail is None else tail.cut(state))
-        pace = self._pace(index, progress.step)
+        pace = self._pace(index, progress)
         batches = self.feed.batches(index, progress.step, phase.stop)
         stops = evaluation_steps(phase, self.order, self.evaluate_every)
         with Compilations() as compilations:
@@ -122,23 +122,27 @@ class Loop:
                     pace.stepped(step + 1, metrics)
                 pace.flush()
                 seconds = time.monotonic() - began
-                progress = dataclasses.replace(progress, step=stop, phase=index, seconds=seconds)
+                progress = dataclasses.replace(
+                    progress, step=stop, phase=index, seconds=seconds, skipped=pace.skipped
+                )
                 progress = self._evaluate(running, progress)
                 plain = self.place.get_state(running)
                 state = plain if tail is None else tail.whole(plain, state)
+                if stop == phase.stop or progress.stopped:
+                    check_frozen(frozen, state.variables, phase)
                 self.checkpoints.save(state, progress)
                 if progress.stopped:
                     break
                 pace.restart()
-        check_frozen(frozen, state.variables, phase)
         return state, progress, programs
 
-    def _pace(self, index: int, start: int) -> Pace:
+    def _pace(self, index: int, progress: Progress) -> Pace:
         return Pace(
             self.phases[index],
             index,
             order=self.order,
-            start=start,
+            start=progress.step,
+            skipped=progress.skipped,
             last=self.phases[-1].stop,
             log_every=self.log_every,
             max_skipped=self.max_skipped,

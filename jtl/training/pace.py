@@ -21,6 +21,7 @@ class Pace:
         index: its place among the phases.
         order: turns steps into epochs.
         start: the step that it begins at, or goes on from.
+        skipped: steps in a row up to there without a finite loss and gradient.
         last: the last step of the run.
         log_every: steps between two reports.
         max_skipped: steps in a row without a finite loss and gradient that are borne.
@@ -34,6 +35,7 @@ class Pace:
         *,
         order: TrainOrder,
         start: int,
+        skipped: int,
         last: int,
         log_every: int,
         max_skipped: int,
@@ -42,7 +44,7 @@ class Pace:
         self._phase, self._index, self._order, self._tell = phase, index, order, tell
         self._last, self._log_every, self._max_skipped = last, log_every, max_skipped
         self._pending: list[tuple[int, Any]] = []
-        self._skipped = 0
+        self.skipped = skipped
         self._step, self._time = start, time.monotonic()
         self._reported, self._compiling = start, True
 
@@ -96,10 +98,10 @@ class Pace:
                 "number, or the weights do. Look at the data, and at the weights with "
                 "jtl weights inspect."
             )
-        self._skipped = self._skipped + 1 if missed else 0
-        if self._skipped >= self._max_skipped:
+        self.skipped = self.skipped + 1 if missed else 0
+        if self.skipped >= self._max_skipped:
             raise ConfigError(
-                f"the loss or its gradient was not finite at {self._skipped} steps in a row, the "
+                f"the loss or its gradient was not finite at {self.skipped} steps in a row, the "
                 f"last is step {step}; lower train.phases[{self._phase.option}].schedule.rate or "
                 "set its optimizer.clip_norm. The last good checkpoint is kept."
             )

@@ -115,6 +115,9 @@ def _stretches(
             problems.append(f"train.phases[{index}]: {error}")
             continue
         stop = max(order.steps(epochs + length), start + 1)
+        if option.steps is not None:
+            stop = start + option.steps
+            length = order.epoch(stop) - epochs
         borders = [min(order.steps(epochs + place), stop) for place in range(1, len(specs))]
         for spec, first, last in zip(specs, [start, *borders], [*borders, stop]):
             if last > first:

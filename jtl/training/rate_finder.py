@@ -45,6 +45,7 @@ def find_rate(
     steps: int = 100,
     lowest: float = 1e-6,
     highest: float = 1.0,
+    loss_scale: bool = False,
 ) -> RateSearch:
     """Trains with a rate that rises by the same factor at each step (Smith 2015).
 
@@ -62,6 +63,7 @@ def find_rate(
         steps: how many at most; the search ends early where the loss has grown large.
         lowest: the first rate.
         highest: the last one.
+        loss_scale: whether the loss is scaled, for float16.
 
     Raises:
         ConfigError: the range of rates is empty.
@@ -77,7 +79,7 @@ def find_rate(
     def rising(step: Any) -> Any:
         return lowest * jax.numpy.exp(growth * step)
 
-    step, state = _trial(phase, options, rising, variables, seed)
+    step, state = _trial(phase, options, rising, variables, seed, loss_scale)
     compiled, running = place.compile(step), place.put_state(state)
     smoothed, losses = 0.0, list[float]()
     for count, batch in zip(range(1, steps + 1), batches):
@@ -114,11 +116,16 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
 
 
 def _trial(
-    phase: Phase, options: PhaseOptions, rate: optax.Schedule, variables: Any, seed: int
+    phase: Phase,
+    options: PhaseOptions,
+    rate: optax.Schedule,
+    variables: Any,
+    seed: int,
+    loss_scale: bool,
 ) -> tuple[Any, TrainState]:
     rule = make_optimizer(
         options.optimizer, rate, multipliers=phase.multipliers, reference=variables["params"]
     )
     tx = partition_optimizer(rule, phase.labels)
     step = dataclasses.replace(phase.step, tx=tx, ema_decay=None)
-    return step, TrainState.create(variables, tx, rng=seed)
+    return step, TrainState.create(variables, tx, rng=seed, loss_scale=loss_scale)

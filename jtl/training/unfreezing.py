@@ -2,10 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jtl.engine.freeze import FROZEN, Freeze, entries_of, freeze_labels
+from jtl.engine.freeze import FROZEN, HEADS, Freeze, entries_of, freeze_labels
 from jtl.engine.layerwise import Granularity, layer_of, layers_of
 from jtl.errors import ConfigError
 from jtl.tree import flatten
@@ -68,5 +68,13 @@ def thawing(
     specs = [entries_of(freeze)]
     while cold:
         cold, warmed = cold[:-count], cold[-count:]
-        specs.append((*specs[-1], *(f"!{layer}" for layer in reversed(warmed))))
+        names = [name for layer in reversed(warmed) for name in _names(layer, labels)]
+        specs.append((*specs[-1], *(f"!{name}" for name in names)))
     return specs
+
+
+def _names(layer: str, labels: Mapping[str, str]) -> list[str]:
+    """What a layer is called in a freeze spec; all heads are one layer."""
+    if layer not in HEADS:
+        return [layer]
+    return [head for head in HEADS if any(path.startswith(f"{head}/") for path in labels)]

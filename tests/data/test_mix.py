@@ -88,3 +88,8 @@ def test_an_odd_part_is_refused():
     batch = {"image": IMAGES[:3], "label": LABELS[:3], "mask": ALL[:3]}
     with pytest.raises(ConfigError, match="examples of a device, which are 3; set a batch size"):
         make_mix(OPTIONS["mixup"], CLASSES)(batch, keys_of(0)[:3])
+
+
+def test_a_label_beyond_the_classes_is_not_blended_into_nothing():
+    out = mixed("mixup", labels=LABELS.at[2].set(CLASSES))
+    assert np.isnan(out["label"][2]).all()

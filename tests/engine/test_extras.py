@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,3 +197,91 @@ def test_augmentation_of_a_view_is_the_same_at_any_step_and_place():
     step(state, batch | {"view": np.array([1, 1, 1, 3])})
     assert (drawn[2][:3] == drawn[0][:3]).all()
     assert (drawn[2][3] != drawn[0][3]).any()
+
+
+class Norm(nn.Module):
+    """A normalisation of a person's own, with running statistics."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (x.shape[-1],))
+        if train:
+            mean.value = 0.9 * mean.value + 0.1 * x.mean((0, 1, 2))
+        return x - mean.value.reshape(1, 1, 1, -1)
+
+
+class Own(nn.Module):
+    """Two stages, each with a norm of a person's own."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = Norm(name="stem")(nn.Conv(4, (3, 3), name="conv")(x), train)
+        return nn.Dense(4, name="head")(Norm(name="late")(x, train).mean((1, 2)))
+
+
+def test_statistics_of_any_norm_hold_still_where_they_are_frozen():
+    net = Own()
+    variables = variables_of(net)
+    variables["params"]["stem"] = {"scale": jnp.ones(1)}
+    step, state = build(net, variables, ["conv", "stem"])
+    after, _ = jax.jit(step)(state, batch_of(4))
+    moved = {line.split("/")[0] for line in differences(state.batch_stats, after.batch_stats)}
+    assert moved == {"late"}
+
+
+def test_attention_whose_dropout_has_no_examples_is_refused():
+    class Attends(nn.Module):
+        rate: float
+
+        @nn.compact
+        def __call__(self, x, train: bool = False):
+            x = x.reshape(x.shape[0], -1, 3)
+            x = nn.MultiHeadDotProductAttention(1, dropout_rate=self.rate, name="stem")(
+                x, deterministic=not train
+            )
+            return nn.Dense(4, name="head")(x.mean(1))
+
+    step, state = build(Attends(0.0), variables_of(Attends(0.0)))
+    jax.jit(step)(state, batch_of(4))
+    step, state = build(Attends(0.5), variables_of(Attends(0.5)))
+    with pytest.raises(ConfigError, match="attention at 'stem' drops with one mask"):
+        jax.jit(step)(state, batch_of(4))
+
+
+def test_modes_of_batch_norms_that_do_not_exist_are_refused():
+    net = mini(widths=(4, 8), stage_sizes=(1, 1))
+    step, state = build(net, variables_of(net), batch_norm={"layr1/**": "train"})
+    with pytest.raises(ConfigError, match=r"batch_norm: 'layr1/\*\*' matches no BatchNorm"):
+        jax.jit(step)(state, batch_of(4))
+
+
+def test_a_state_with_running_means_may_be_donated():
+    net = Plain()
+    step, state = build(net, variables_of(net), ema_decay=0.9)
+    state = jtl.TrainState.create(state.variables, step.tx, rng=0, ema=True)
+    state = jax.tree.map(lambda leaf: leaf, state)
+    after, _ = jax.jit(step, donate_argnums=0)(state, batch_of(4))
+    assert int(after.step) == 1
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_gradients_are_whole_inside_the_callers_own_shard_map(check, stacked, x64):
+    net = Plain(rate=0.0)
+    step, state = build(net, variables_of(net, dtype=jnp.float64), ["conv"])
+    batch = batch_of(8, dtype=np.float64)
+    _, alone = jax.jit(step)(state, batch)
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+    lies = spec("batch") if stacked else spec()
+
+    def body(state, batch):
+        own = jax.tree.map(lambda leaf: leaf[0], state) if stacked else state
+        return step.bind("batch")(own, batch)[1]["grad_norm"][None]
+
+    given = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state) if stacked else state
+    mapped = jax.shard_map(
+        body, mesh=mesh, in_specs=(lies, spec("batch")), out_specs=spec("batch"), check_vma=check
+    )
+    norms = jax.jit(mapped)(given, batch)
+    np.testing.assert_allclose(norms, float(alone["grad_norm"]), rtol=1e-9)

@@ -120,6 +120,14 @@ def test_named_rules_are_optaxs_with_decay_on_kernels(name):
         np.testing.assert_allclose(leaf, expected[path], rtol=1e-4, err_msg=path)
 
 
+def test_muons_matrices_are_updated_as_optax_does():
+    options = OptimizerOptions(name="muon", b1=0.95)
+    found = flatten(updates_of(make_optimizer(options, 0.1), tree(1), steps=3))
+    expected = flatten(updates_of(optax.contrib.muon(0.1, beta=0.95), tree(1), steps=3))
+    for path in [path for path in found if path.endswith("kernel")]:
+        np.testing.assert_allclose(found[path], expected[path], rtol=1e-4, err_msg=path)
+
+
 def test_muon_makes_updates_of_matrices_orthogonal_and_of_biases_adams():
     update = updates_of(make_optimizer(OptimizerOptions(name="muon"), 1.0), tree(1))
     for path, leaf in flatten(update).items():

@@ -192,3 +192,25 @@ def test_l2_sp_pulls_every_phase_towards_the_pretrained_values(tmp_path):
         for path, leaf in pulled.items():
             own = path.partition("/l2_sp/")[2]
             np.testing.assert_array_equal(leaf, flatten(loaded)[own])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train__monitor": "acuracy"}, r"train\.monitor='acuracy' is never reported"),
+        ({"train__early_stopping": {"monitor": "los"}}, r"early_stopping\.monitor='los'"),
+        (
+            {"train__early_stopping": {}, "data__split": {"val": 0, "test": 0.2}},
+            "validation split, which is empty",
+        ),
+        ({"train__loss": {"name": "sigmoid"}}, "several labels an image"),
+        (
+            {"train__phases": [{"batch_norm": {"layr": "train"}}]},
+            "batch_norm: 'layr' matches no BatchNorm",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_before_a_folder_is_made(tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        run(tmp_path / "run", config(**changes))
+    assert not (tmp_path / "run").exists()

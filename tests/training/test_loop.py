@@ -18,6 +18,7 @@ from tests.training.runs import (
     InterruptionError,
     interrupt_at,
     phase,
+    read,
     run_loop,
     scripted,
 )
@@ -216,3 +217,14 @@ def test_a_step_that_moves_what_is_frozen_fails_the_run(tmp_path):
     leaky = dataclasses.replace(own, step=Leaky())
     with pytest.raises(JtlError, match="frozen leaves changed in the phase that ends at step 5"):
         run_loop(tmp_path, phases=(leaky,))
+
+
+def test_skips_in_a_row_are_counted_over_phases_and_restarts(tmp_path):
+    wild = (phase(0, 2, "stem", rate=float("inf"), option=0), phase(2, 9, "none"))
+
+    def read_spoiled(start, stop):
+        for batch in read(start, stop):
+            yield {**batch, "image": np.full((4, 2, 2, 3), np.nan, np.float32)} if start else batch
+
+    with pytest.raises(ConfigError, match="4 steps in a row, the last is step 5"):
+        run_loop(tmp_path, phases=wild, max_skipped=4, batches=read_spoiled)

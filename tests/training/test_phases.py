@@ -83,6 +83,12 @@ def test_lengths_are_epochs_steps_or_percent_of_the_run():
         PhaseOptions(epochs=1, steps=2)
 
 
+def test_steps_are_as_many_as_asked_for_wherever_they_begin():
+    short = [PhaseOptions(epochs=0.01)] * 3
+    made = phases_of(*short, PhaseOptions(steps=10), PhaseOptions(epochs=1))
+    assert [(own.start, own.stop) for own in made[3:]] == [(3, 13), (13, 16)]
+
+
 def trained(own):
     """The stages that a phase trains in whole."""
     labels = flatten(own.labels)

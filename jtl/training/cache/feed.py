@@ -1,6 +1,7 @@
 """A feed that trains and validates from the rows at the freeze boundary, where that is right."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jtl.engine.boundary import TailStep, make_eval_tail, make_extract_step, mak
 from jtl.engine.evaluation import EvalStep
 from jtl.engine.metrics import summarize
 from jtl.engine.state import TrainState
+from jtl.errors import ConfigError
 from jtl.training.cache.identity import cache_key
 from jtl.training.cache.options import Where
 from jtl.training.cache.plan import Demand, Plan, Refusal, plan_cache, varies
@@ -20,9 +22,11 @@ from jtl.training.cache.splits import EvalSplit, TrainSplit, fill_block
 from jtl.training.cache.tables import Table, make_table
 from jtl.training.events import Cached, Listener
 from jtl.training.feed import Streamed, check_labels
+from jtl.training.files import read_json, write_json
 from jtl.training.phases import Phase
 
 _STEPS_AT_ONCE = 64
+_FOLDER = "activations"  # of files, in the run's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,9 +129,9 @@ class CachedFeed:
             DataError: labels reach past the classes.
         """
         own, step = self._phases[phase], int(state.step)
-        plan = plan_cache(self._demand, own, state)
+        plan = self._decided(phase, plan_cache(self._demand, own, state))
         if not isinstance(plan, Plan):
-            self.close()
+            self._release()
             if isinstance(plan, Refusal):
                 self._tell(Cached(step=step, phase=phase, note=plan.reason))
             return None
@@ -176,6 +180,25 @@ class CachedFeed:
 
     def close(self) -> None:
         """Removes all rows; a run that is interrupted leaves its files for its next start."""
+        self._release()
+        shutil.rmtree(self._demand.folder / _FOLDER, ignore_errors=True)
+
+    def _decided(self, phase: int, plan: Plan | Refusal | None) -> Plan | Refusal | None:
+        """The plan, if it is what the run began this phase with: the other way has other bits."""
+        path = self._demand.folder / "cache.json"
+        known = read_json(path) if path.exists() else {}
+        cached = known.setdefault(str(phase), isinstance(plan, Plan))
+        if cached and not isinstance(plan, Plan):
+            why = plan.reason if isinstance(plan, Refusal) else "it would gain nothing"
+            raise ConfigError(
+                f"phase {phase + 1} of this run began with a cache, and now {why}; make room, or "
+                "raise train.cache_limits."
+            )
+        if self._demand.folder.exists():
+            write_json(path, known)
+        return plan if cached or not isinstance(plan, Plan) else None
+
+    def _release(self) -> None:
         if self._open is not None:
             self._open.rows.close()
             self._open = None
@@ -197,7 +220,7 @@ class CachedFeed:
         key = self._key(phase, plan, held, train, rng)
         if self._open is not None and self._open.rows.key == key:
             return self._open.rows
-        self.close()
+        self._release()
         labels = {"label": self._source.labels[train.examples], "example": train.examples}
         check_labels(labels, self._streamed.classes)
         val = None
@@ -215,7 +238,7 @@ class CachedFeed:
         )
 
     def _table(self, plan: Plan, key: str, name: str, blocks: int, length: int) -> Table:
-        path = self._demand.folder / "activations" / f"{name}.bin"
+        path = self._demand.folder / _FOLDER / f"{name}.bin"
         place = self._demand.place
         return make_table(plan.where, place, path, key, blocks=blocks, length=length, row=plan.row)
 
