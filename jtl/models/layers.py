@@ -96,14 +96,32 @@ class Layers:
 def _pointwise(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], *rest: Any, **options: Any
 ) -> jax.Array:
-    """A 1×1 convolution, on a CPU as a matrix product: its gradient is up to 8 × as fast."""
-    if jax.default_backend() != "cpu":
+    """A 1×1 convolution whose gradient a CPU computes by matrix products, up to 8 × as fast."""
+
+    @jax.custom_jvp
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, strides, *rest, **options)
-    seen = x[:, :: strides[0], :: strides[1]]
-    # Of two axes each: with four, the product's gradient would be a quarter slower.
-    flat = seen.reshape(-1, seen.shape[-1])
-    product = jnp.matmul(flat, kernel[0, 0], precision=options["precision"])
-    return product.reshape(*seen.shape[:-1], -1)
+
+    def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        seen = x[:, :: strides[0], :: strides[1]]
+        # Of two axes each: with four, the product's gradient would be a quarter slower.
+        flat = seen.reshape(-1, seen.shape[-1])
+        product = jnp.matmul(flat, kernel[0, 0], precision=options["precision"])
+        return product.reshape(*seen.shape[:-1], -1)
+
+    def tangent(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        (x, kernel), (dx, dk) = primals, tangents
+        parts = [
+            multiply(left, right)
+            for left, right, moves in ((dx, kernel, dx), (x, dk, dk))
+            if not isinstance(moves, jax.custom_derivatives.SymbolicZero)
+        ]
+        out = convolve(x, kernel)
+        return out, sum(parts) if parts else jnp.zeros_like(out)
+
+    convolve.defjvp(tangent, symbolic_zeros=True)
+    on_cpu = jax.default_backend() == "cpu"
+    return convolve(x, kernel) if on_cpu else convolve.fun(x, kernel)
 
 
 def global_average(x: jax.Array) -> jax.Array:
