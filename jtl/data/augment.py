@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Interval
 
+from jtl.data.crop import CropOptions
 from jtl.errors import ConfigError
 
 Range = tuple[float, float]
@@ -27,6 +28,8 @@ class AugmentOptions:
     A range `(low, high)` is drawn from uniformly, a single amount from `-amount` to `+amount`.
 
     Attributes:
+        crop: a crop at random, resized to the network's size, made while an image is read and so
+            before everything else here; None takes the whole image.
         flip: probability of a mirror image, left to right.
         crop_padding: pixels added on each side before a random crop back to the image's size.
         rotate: degrees.
@@ -52,6 +55,7 @@ class AugmentOptions:
             None varies it anew every epoch.
     """
 
+    crop: CropOptions | None = None
     flip: Annotated[float, Interval(ge=0, le=1)] = 0.0
     crop_padding: Annotated[int, Ge(0)] = 0
     rotate: Annotated[float, Interval(ge=0, le=180)] = 0.0
