@@ -13,6 +13,10 @@ class DataError(JtlError):
     """A dataset, an image or a split cannot be used as asked."""
 
 
+class ChangedDataError(DataError):
+    """A dataset is not what it was when the run began."""
+
+
 class WeightsError(JtlError):
     """A weight file cannot be read, or does not fit the model."""
 

@@ -47,7 +47,7 @@ def test_the_header_holds_recipe_result_and_licences():
 
 def test_knows_digits_that_it_has_never_seen():
     run_like = jtl.load_model("resnet_mini", weights="glyphs")
-    from jtl.data.sources import digits
+    from jtl.data.sources.bundled import digits
 
     source = digits()
     images = run_like.preprocess(source.images[:400])

@@ -1,16 +1,38 @@
 """Batches: training order as a function of (seed, epoch), evaluation padded and masked."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import lru_cache
+from typing import Annotated, Protocol
 
-import grain
 import numpy as np
+from annotated_types import Ge, Gt
 
-from jtl.data.sources import Arrays, Source
+from jtl.data.ahead import read_ahead
+from jtl.data.reader import Reader
+from jtl.data.sources.protocol import Arrays
+from jtl.data.workers import Steps, read_steps
 from jtl.errors import DataError
 
 EVERYTHING = slice(None)  # the share of a process that is alone
+Batches = Generator[Arrays, None, None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How batches are read ahead; no number depends on any of it.
+
+    Attributes:
+        workers: processes that read beside this one; 0 reads in threads of this one, which is
+            faster unless a source computes in Python.
+        timeout: seconds without a batch after which reading is given up.
+    """
+
+    workers: Annotated[int, Ge(0)] = 0
+    timeout: Annotated[float, Gt(0)] = 300.0
+
+
+IN_THREADS = ReadOptions()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,71 +93,119 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(size)
 
 
+class Order(Protocol):
+    """Which examples, and which view of each, make the batch of a step."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a step, over all devices."""
+        ...
+
+    def view(self, step: int) -> np.ndarray:
+        """Int32 `[batch]`."""
+        ...
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Int `[batch]`."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Batches:
-    source: Source
-    order: TrainOrder
-    stop: int
+class _TrainSteps:
+    reader: Reader
+    order: Order
     share: slice
 
-    def __len__(self) -> int:
-        return self.stop
-
     def __getitem__(self, step: int) -> Arrays:
-        indices = self.order[step][self.share]
+        indices, views = self.order[step][self.share], self.order.view(step)[self.share]
         position = np.arange(self.order.batch_size, dtype=np.int32)[self.share]
         return {
-            **self.source.gather(indices),
-            "mask": np.ones(len(indices), bool),
+            **self.reader.gather(indices, views),
             "position": position,
             "example": indices.astype(np.int32),
-            "view": self.order.view(step)[self.share],
+            "view": views,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _EvalSteps:
+    reader: Reader
+    indices: np.ndarray
+    batch_size: int
+    share: slice
+
+    def __getitem__(self, step: int) -> Arrays:
+        own = self.indices[step * self.batch_size : (step + 1) * self.batch_size]
+        place = np.minimum(np.arange(self.batch_size), len(own) - 1)[self.share]
+        # Padding repeats the last example, which is read once.
+        read, again = np.unique(place, return_inverse=True)
+        batch = {name: rows[again] for name, rows in self.reader.gather(own[read]).items()}
+        real = (np.arange(self.batch_size) < len(own))[self.share]
+        position = np.arange(self.batch_size, dtype=np.int32)[self.share]
+        return {
+            **batch,
+            "mask": batch["mask"] & real,
+            "position": position,
+            "example": np.where(real, own[place], -1).astype(np.int32),
         }
 
 
 def train_batches(
-    source: Source,
-    order: TrainOrder,
+    reader: Reader,
+    order: Order,
     *,
     start: int,
     stop: int,
-    threads: int = 1,
     share: slice = EVERYTHING,
-) -> Iterator[Arrays]:
-    """The batches of steps `start` to `stop`, read ahead by threads.
+    options: ReadOptions = IN_THREADS,
+) -> Batches:
+    """The batches of steps `start` to `stop`, read ahead.
 
     Args:
-        source: where images come from.
+        reader: of the images.
         order: which examples each step takes.
         start: the first step, the data position of a resumed run.
         stop: the step after the last.
-        threads: readers; the order does not depend on them.
         share: the rows of each batch that are read, where others read the rest.
+        options: how; the batches do not depend on it.
+
+    Returns:
+        Batches of `image`, `label`, `mask` (False where an image could not be read and is left
+        out), `position`, `example` (in the source) and `view`. To close it ends its processes.
+
+    Raises:
+        DataError: an image cannot be read, or none came in time.
     """
-    batches = _Batches(source=source, order=order, stop=stop, share=share)
-    dataset = grain.MapDataset.source(batches)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    iterator = iter(dataset.to_iter_dataset(options))
-    iterator.set_state({"next_index": start})
-    return iterator
+    return _read(_TrainSteps(reader=reader, order=order, share=share), start, stop, options)
 
 
 def eval_batches(
-    source: Source, indices: np.ndarray, batch_size: int, share: slice = EVERYTHING
-) -> Iterator[Arrays]:
+    reader: Reader,
+    indices: np.ndarray,
+    batch_size: int,
+    share: slice = EVERYTHING,
+    options: ReadOptions = IN_THREADS,
+) -> Batches:
     """All examples once, in order; the last batch is padded to full size and masked.
 
     Args:
-        source: where images come from.
+        reader: of the images.
         indices: int `[examples]`, which of them.
         batch_size: examples a step, over all devices.
         share: the rows of each batch that are read, where others read the rest.
+        options: how; the batches do not depend on it.
+
+    Returns:
+        As `train_batches`, without `view`; `example` is -1 in padding.
+
+    Raises:
+        DataError: an image cannot be read, or none came in time.
     """
-    for start in range(0, len(indices), batch_size):
-        own = indices[start : start + batch_size]
-        padded = np.concatenate([own, np.repeat(own[-1:], batch_size - len(own))])
-        yield {
-            **source.gather(padded[share]),
-            "mask": (np.arange(batch_size) < len(own))[share],
-            "position": np.arange(batch_size, dtype=np.int32)[share],
-        }
+    steps = _EvalSteps(reader=reader, indices=indices, batch_size=batch_size, share=share)
+    return _read(steps, 0, -(-len(indices) // batch_size), options)
+
+
+def _read(steps: Steps, start: int, stop: int, options: ReadOptions) -> Batches:
+    return read_ahead(
+        read_steps(steps, start, stop, options.workers), options.timeout, "the data's readers"
+    )

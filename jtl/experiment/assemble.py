@@ -2,7 +2,8 @@
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +12,9 @@ import numpy as np
 
 from jtl.data.augment import AugmentOptions, make_augment
 from jtl.data.mix import make_mix
-from jtl.data.options import DataOptions
-from jtl.data.pipeline import TrainOrder, eval_batches
-from jtl.data.sources import Arrays, Source, fitted
+from jtl.data.pipeline import IN_THREADS, ReadOptions, TrainOrder, eval_batches, train_batches
+from jtl.data.reader import Reader, sized_once
+from jtl.data.sources.protocol import Arrays, Source
 from jtl.data.splits import Splits, make_splits
 from jtl.engine import parallel
 from jtl.engine.evaluation import Prepare, make_eval_step, make_predict_step
@@ -25,6 +26,7 @@ from jtl.rng import base_key, stream_key
 from jtl.training.evaluate import evaluate, predict
 from jtl.training.options import MeshOptions, TrainOptions
 from jtl.training.phases import Phase, make_phases
+from jtl.training.unreadable import Unreadable
 from jtl.weights.load import Pretrained, load_model
 from jtl.weights.preprocess import Preprocess
 
@@ -99,14 +101,36 @@ def make_prepare(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """A source with its splits."""
+    """A source with its splits, and how it is read.
+
+    Attributes:
+        source: the examples as they are.
+        splits: which of them train, validate and test.
+        reader: brings their images to the network's size.
+        options: how batches are read ahead.
+        unreadable: notes the examples that are left out.
+    """
 
     source: Source
     splits: Splits
+    reader: Reader
+    options: ReadOptions
+    unreadable: Unreadable
 
-    def batches(self, split: str, batch_size: int, share: slice) -> Iterator[Arrays]:
+    def train_batches(
+        self, order: TrainOrder, start: int, stop: int, share: slice
+    ) -> Generator[Arrays, None, None]:
+        """This process's share of the training batches of steps `start` to `stop`."""
+        batches = train_batches(
+            self.reader, order, start=start, stop=stop, share=share, options=self.options
+        )
+        return self.unreadable.noted(batches)
+
+    def batches(self, split: str, batch_size: int, share: slice) -> Generator[Arrays, None, None]:
         """This process's share of a split's examples, each once, padded and masked."""
-        return eval_batches(self.source, self.splits[split], batch_size, share)
+        return self.unreadable.noted(
+            eval_batches(self.reader, self.splits[split], batch_size, share, self.options)
+        )
 
     def order(self, config: Config) -> TrainOrder:
         """The order of training."""
@@ -121,15 +145,48 @@ class Examples:
     def class_counts(self) -> np.ndarray:
         """How many training examples each class has, int `[classes]`."""
         labels = self.source.labels[self.splits["train"]]
+        if labels.ndim > 1:
+            return np.rint(labels.sum(axis=0)).astype(int)
         return np.bincount(labels, minlength=len(self.source.classes))
 
 
 def make_examples(
-    source: Source, options: DataOptions, preprocess: Preprocess, seed: int
+    source: Source, config: Config, preprocess: Preprocess, workdir: Path | None = None
 ) -> Examples:
-    """A source split as the options say, its images at the network's size."""
-    splits = make_splits(source.labels, options.split, seed)
-    return Examples(source=fitted(source, preprocess.resize_and_crop), splits=splits)
+    """A source split and read as a config says.
+
+    Args:
+        source: the examples.
+        config: of the run.
+        preprocess: of the weights, with the background that the config asks for.
+        workdir: the run's folder, which keeps what cannot be read.
+
+    Raises:
+        DataError: the source cannot be split so.
+    """
+    data = config.data
+    splits = make_splits(
+        source.labels, data.split, config.seed, named=source.splits, groups=source.groups
+    )
+    reader = Reader(
+        source=source,
+        size=preprocess.input_size,
+        fit=preprocess.resize_and_crop,
+        crop=config.augment.crop,
+        background=preprocess.background,
+        seed=config.seed,
+        threads=data.decoders,
+        skip=data.on_error == "skip",
+        max_pixels=data.max_pixels,
+    )
+    path = None if workdir is None else workdir / "unreadable.json"
+    return Examples(
+        source=source,
+        splits=splits,
+        reader=sized_once(reader),
+        options=data.read,
+        unreadable=Unreadable(source, path),
+    )
 
 
 class Evaluator:
@@ -157,9 +214,15 @@ class Evaluator:
         batches = examples.batches(split, self.batch_size, self.share)
         return evaluate(self._place, self._evaluate, variables, batches)
 
-    def probabilities(self, variables: Any, source: Source, indices: np.ndarray) -> np.ndarray:
+    def probabilities(
+        self,
+        variables: Any,
+        reader: Reader,
+        indices: np.ndarray,
+        options: ReadOptions = IN_THREADS,
+    ) -> np.ndarray:
         """Class probabilities of these examples, in order, float `[examples, classes]`."""
-        batches = eval_batches(source, indices, self.batch_size, self.share)
+        batches = eval_batches(reader, indices, self.batch_size, self.share, options)
         return predict(self._place, self._predict, variables, batches, len(indices))
 
     def put(self, variables: Any) -> Any:

@@ -56,7 +56,7 @@ def phase_cost(setup: Setup, phase: Phase) -> PhaseCost:
 
 def _batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
     size = setup.config.data.batch_size
-    first = setup.examples.source.gather(setup.examples.splits["train"][:1])
+    first = setup.examples.reader.gather(setup.examples.splits["train"][:1])
     batch = {
         name: jax.ShapeDtypeStruct((size, *array.shape[1:]), array.dtype)
         for name, array in first.items()

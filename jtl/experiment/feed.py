@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from jtl.errors import ConfigError
 from jtl.experiment.assemble import Evaluator
@@ -36,14 +37,14 @@ def make_cached_feed(setup: Setup, evaluator: Evaluator, listeners: Sequence[Lis
             listener(event)
 
     order = examples.order(config)
-    image = examples.source.gather(order.indices[:1])["image"]
+    size = examples.reader.size
     demand = Demand(
         choice=config.train.cache,
         limits=config.train.cache_limits,
         augment=config.augment,
         order=order,
         val=len(examples.splits["val"]),
-        image=jax.ShapeDtypeStruct(image.shape[1:], image.dtype),
+        image=jax.ShapeDtypeStruct((size, size, 3), np.uint8),
         place=setup.place,
         folder=setup.workdir,
     )
@@ -51,11 +52,12 @@ def make_cached_feed(setup: Setup, evaluator: Evaluator, listeners: Sequence[Lis
         streamed=streamed,
         phases=setup.phases,
         demand=demand,
-        source=examples.source,
+        reader=examples.reader,
+        unreadable=examples.unreadable,
         val=examples.splits["val"],
         eval_step=evaluator.step,
         eval_batch_size=evaluator.batch_size,
         preprocess=setup.pretrained.preprocess.to_dict(),
-        threads=config.data.threads,
+        options=config.data.read,
         tell=tell,
     )

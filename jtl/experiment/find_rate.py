@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jtl.data.sources import Source
+from jtl.data.sources.protocol import Source
 from jtl.experiment.compilation import keep_compiled_programs
 from jtl.experiment.options import Config
 from jtl.experiment.setup import make_feed, set_up

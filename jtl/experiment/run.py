@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jtl.data.decode import read_image
 from jtl.data.options import load_source
-from jtl.data.sources import ArraySource, Source, read_image
+from jtl.data.reader import Reader
+from jtl.data.sources.arrays import ArraySource
+from jtl.data.sources.protocol import Source
 from jtl.errors import CheckpointError, ConfigError
 from jtl.experiment.assemble import (
     Evaluator,
@@ -96,7 +99,10 @@ class Run:
         if isinstance(images, np.ndarray):
             pixels = [self.preprocess.resize_and_crop(image) for image in images]
         else:
-            pixels = [self.preprocess.resize_and_crop(read_image(Path(path))) for path in images]
+            limit = self.config.data.max_pixels
+            pixels = [
+                self.preprocess.resize_and_crop(read_image(Path(path), limit)) for path in images
+            ]
         if not pixels:
             return []
         rows = self._probabilities(np.stack(pixels))
@@ -111,14 +117,17 @@ class Run:
 
     def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
         labels = np.zeros(len(pixels), np.int32)
-        source = ArraySource(images=pixels, labels=labels, classes=self.classes)
-        return self._evaluator.probabilities(self._placed, source, np.arange(len(pixels)))
+        reader = Reader(
+            source=ArraySource(images=pixels, labels=labels, classes=self.classes),
+            size=self.preprocess.input_size,
+            fit=self.preprocess.resize_and_crop,
+        )
+        return self._evaluator.probabilities(self._placed, reader, np.arange(len(pixels)))
 
     @cached_property
     def _examples(self) -> Examples:
-        data = self.config.data
-        source = load_source(data) if self.source is None else self.source
-        return make_examples(source, data, self.preprocess, self.config.seed)
+        source = load_source(self.config.data) if self.source is None else self.source
+        return make_examples(source, self.config, self.preprocess, self.workdir)
 
     @cached_property
     def _evaluator(self) -> Evaluator:

@@ -1,13 +1,12 @@
 """A run made ready from its config: examples, network, phases, placement, batches."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from jtl.data.options import load_source
-from jtl.data.pipeline import train_batches
-from jtl.data.sources import Arrays, Source
+from jtl.data.sources.protocol import Arrays, Source
 from jtl.engine.metrics import METRICS
 from jtl.engine.parallel import Placement, check_batch_size
 from jtl.errors import ConfigError
@@ -64,7 +63,10 @@ def set_up(config: Config, workdir: Path, source: Source | None = None) -> Setup
     if source is None:
         source = load_source(config.data)
     pretrained = make_model(config.model, source.classes, config.seed)
-    examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
+    if config.data.background is not None:
+        preprocess = dataclasses.replace(pretrained.preprocess, background=config.data.background)
+        pretrained = dataclasses.replace(pretrained, preprocess=preprocess)
+    examples = make_examples(source, config, pretrained.preprocess, workdir)
     _check_evaluation(config, validates=len(examples.splits["val"]) > 0)
     phases = phases_of(config, pretrained, examples)
     for phase in phases:
@@ -127,11 +129,8 @@ def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
     config, examples = setup.config, setup.examples
     order, share = examples.order(config), setup.place.share(config.data.batch_size)
 
-    def read(start: int, stop: int) -> Iterator[Arrays]:
-        threads = config.data.threads
-        return train_batches(
-            examples.source, order, start=start, stop=stop, threads=threads, share=share
-        )
+    def read(start: int, stop: int) -> Generator[Arrays, None, None]:
+        return examples.train_batches(order, start, stop, share)
 
     def validate(variables: Any) -> dict[str, float]:
         assert evaluator is not None

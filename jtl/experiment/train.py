@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jtl.data.options import DataOptions
-from jtl.data.sources import Source, from_arrays
+from jtl.data.sources.arrays import from_arrays
+from jtl.data.sources.protocol import Source
 from jtl.engine.schedules import ScheduleOptions
 from jtl.experiment.assemble import Evaluator, Examples, make_evaluator
 from jtl.experiment.compilation import keep_compiled_programs
@@ -24,10 +25,12 @@ from jtl.training.checkpoint import Progress
 from jtl.training.events import Ended, Listener
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
-from jtl.training.loop import Loop
+from jtl.training.loop import Loop, Outcome
 from jtl.training.options import PhaseOptions, TrainOptions
 from jtl.training.shared_checkpoints import Store, open_checkpoints
 from jtl.training.together import is_first, on_first
+
+_NAMED = 100  # examples in the summary that could not be read
 
 
 def train(
@@ -106,6 +109,7 @@ def _carry_out(setup: Setup, listeners: Sequence[Listener]) -> tuple[dict[str, A
                 "frozen_audit": audit,
                 "stopped_early": progress.stopped,
                 "step_compilations": list(outcome.compilations),
+                "data": _data_record(setup, outcome),
             }
             predictions = _predictions(setup.examples, evaluator, best)
             on_first(lambda: _end(setup.workdir, predictions, summary))
@@ -240,7 +244,15 @@ def _summary(
         "monitor": setup.config.train.monitor,
         "best": last if same else measured(best, progress.best_step or 0),
         "final": last,
-        "data_fingerprint": setup.examples.source.fingerprint,
+    }
+
+
+def _data_record(setup: Setup, outcome: Outcome) -> dict[str, Any]:
+    names = setup.examples.unreadable.names
+    return {
+        "fingerprint": setup.examples.source.fingerprint,
+        "waited": outcome.waited,
+        "unreadable": {"count": len(names), "examples": names[:_NAMED]},
     }
 
 
@@ -250,7 +262,9 @@ def _predictions(examples: Examples, evaluator: Evaluator, best: Any) -> str | N
     if split is None:
         return None
     indices = examples.splits[split]
-    rows = evaluator.probabilities(evaluator.put(best), examples.source, indices)
+    indices = indices[~examples.unreadable.among(indices)]
+    placed = evaluator.put(best)
+    rows = evaluator.probabilities(placed, examples.reader, indices, examples.options)
     names = examples.source.classes
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

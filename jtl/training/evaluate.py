@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jtl.data.sources import Arrays
+from jtl.data.sources.protocol import Arrays
 from jtl.engine.metrics import summarize
 from jtl.engine.parallel import Placement
 

@@ -1,12 +1,14 @@
 """What the loop trains on and validates with: batches on the devices, phase by phase."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-from jtl.data.sources import Arrays
+from jtl.data.ahead import read_ahead
+from jtl.data.sources.protocol import Arrays
 from jtl.engine.boundary import TailStep
 from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
@@ -26,7 +28,7 @@ class Feed(Protocol):
         """
         ...
 
-    def batches(self, phase: int, start: int, stop: int) -> Iterator[Any]:
+    def batches(self, phase: int, start: int, stop: int) -> Generator[Any, None, None]:
         """The placed batches of steps `start` to `stop`, all within one phase."""
         ...
 
@@ -50,7 +52,7 @@ class Streamed:
         check: metrics of the validation split, or None where there is none.
     """
 
-    read: Callable[[int, int], Iterator[Arrays]]
+    read: Callable[[int, int], Generator[Arrays, None, None]]
     place: Placement
     classes: int
     check: Validate | None
@@ -60,12 +62,16 @@ class Streamed:
         del phase, state
         return None
 
-    def batches(self, phase: int, start: int, stop: int) -> Iterator[Any]:
-        """The placed batches of steps `start` to `stop`."""
+    def batches(self, phase: int, start: int, stop: int) -> Generator[Any, None, None]:
+        """The placed batches of steps `start` to `stop`, each placed while one is in use."""
         del phase
-        for batch in self.read(start, stop):
-            check_labels(batch, self.classes)
-            yield self.place.put_batch(batch)
+        return read_ahead(self._placed(start, stop), None, "the data")
+
+    def _placed(self, start: int, stop: int) -> Generator[Any, None, None]:
+        with contextlib.closing(self.read(start, stop)) as batches:
+            for batch in batches:
+                check_labels(batch, self.classes)
+                yield self.place.put_batch(batch)
 
     def validate(self, phase: int, variables: Any) -> Mapping[str, float] | None:
         """The metrics of the validation split for placed variables; None without a split."""

@@ -1,5 +1,6 @@
 """The loop: phase by phase, step by step, with evaluation, the best kept, and exact resume."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
 from jtl.training.events import Began, Evaluated, Event, Listener
 from jtl.training.feed import Feed
-from jtl.training.pace import Pace
+from jtl.training.pace import Pace, Watch
 from jtl.training.phases import Phase, evaluation_steps
 from jtl.training.selection import EarlyStoppingOptions, choose_best, count_patience
 from jtl.training.shared_checkpoints import Store
@@ -27,11 +28,13 @@ class Outcome:
         state: the last one, plain.
         progress: how far it came, and which step was best.
         compilations: how many programs each phase's steps had to be compiled to, in this process.
+        waited: the share of the time of training that the loop waited for data, in [0, 1].
     """
 
     state: TrainState
     progress: Progress
     compilations: tuple[int, ...]
+    waited: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +90,7 @@ class Loop:
         )
         if progress.step:
             state = self.checkpoints.restore(progress.step, abstract(state))
-        compiled = []
+        compiled, watch = [], Watch()
         for index, phase in enumerate(self.phases):
             if phase.stop <= progress.step or progress.stopped:
                 compiled.append(0)
@@ -96,13 +99,15 @@ class Loop:
                 state = state.succeeded_by(phase.tx, keep_optimizer=phase.continues)
                 if phase.option != self.phases[progress.phase].option:
                     progress = dataclasses.replace(progress, patience_value=None, stale=0)
-            state, progress, count = self._train(index, state, progress)
+            state, progress, count = self._train(index, state, progress, watch)
             compiled.append(count)
         self.feed.close()
-        return Outcome(state=state, progress=progress, compilations=tuple(compiled))
+        return Outcome(
+            state=state, progress=progress, compilations=tuple(compiled), waited=watch.share
+        )
 
     def _train(
-        self, index: int, state: TrainState, progress: Progress
+        self, index: int, state: TrainState, progress: Progress, watch: Watch
     ) -> tuple[TrainState, Progress, int]:
         phase, programs = self.phases[index], 0
         frozen = frozen_digests(state.variables, phase)
@@ -111,16 +116,22 @@ class Loop:
         compiled = self.place.compile(phase.step if tail is None else tail)
         running = self.place.put_state(state if tail is None else tail.cut(state))
         pace = self._pace(index, progress)
-        batches = self.feed.batches(index, progress.step, phase.stop)
         stops = evaluation_steps(phase, self.order, self.evaluate_every)
-        with Compilations() as compilations:
+        with (
+            Compilations() as compilations,
+            contextlib.closing(self.feed.batches(index, progress.step, phase.stop)) as batches,
+        ):
             for stop in [stop for stop in stops if stop > progress.step]:
+                watch.start()
                 for step in range(progress.step, stop):
-                    batch, before = next(batches), compilations.count
+                    with watch.waiting():
+                        batch = next(batches)
+                    before = compilations.count
                     running, metrics = compiled(running, batch)
                     programs += compilations.count - before
                     pace.stepped(step + 1, metrics)
                 pace.flush()
+                watch.stop()
                 seconds = time.monotonic() - began
                 progress = dataclasses.replace(
                     progress, step=stop, phase=index, seconds=seconds, skipped=pace.skipped

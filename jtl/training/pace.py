@@ -1,7 +1,8 @@
 """The loop's watch: metrics read a step late, speed, and the stop of a run that only skips."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,6 +12,33 @@ from jtl.data.pipeline import TrainOrder
 from jtl.errors import ConfigError, DataError
 from jtl.training.events import Stepped
 from jtl.training.phases import Phase
+
+
+class Watch:
+    """Measures how long the loop trains, and how much of that it waits for data."""
+
+    def __init__(self) -> None:
+        self._trained, self._waited, self._since = 0.0, 0.0, 0.0
+
+    def start(self) -> None:
+        """Begins, or goes on after an evaluation."""
+        self._since = time.monotonic()
+
+    def stop(self) -> None:
+        """Leaves out what follows."""
+        self._trained += time.monotonic() - self._since
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts what is inside as waiting."""
+        since = time.monotonic()
+        yield
+        self._waited += time.monotonic() - since
+
+    @property
+    def share(self) -> float:
+        """What was waited, of what was trained, in [0, 1]; 0 where nothing was."""
+        return self._waited / self._trained if self._trained else 0.0
 
 
 class Pace:

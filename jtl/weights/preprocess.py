@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jtl.data.decode import over_background
 from jtl.errors import ConfigError, DataError, WeightsError
 from jtl.tree import nearest
 
@@ -107,7 +108,7 @@ class Preprocess:
             DataError: another number of channels.
         """
         size = self.input_size
-        image = _over_background(image, self.background)
+        image = over_background(image, self.background)
         if image.shape[:2] == (size, size):
             return image
         picture = Image.fromarray(image)
@@ -291,16 +292,3 @@ def _three(values: Any, kind: type) -> bool:
 def _did_you_mean(name: str, known: list[str]) -> str:
     close = nearest(name, known, 1)
     return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _over_background(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
-        raise DataError(
-            f"an image of {image.dtype}{list(image.shape)} cannot be prepared; "
-            "give uint8 [height, width, 3] in RGB, or 4 channels with alpha."
-        )
-    if image.shape[2] == 3:
-        return image
-    alpha = image[..., 3:].astype(np.float32) / 255
-    under = np.asarray(background, np.float32).reshape(1, 1, 3)
-    return np.rint(image[..., :3] * alpha + under * (1 - alpha)).astype(np.uint8)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jtl.data.pipeline import TrainOrder, eval_batches, train_batches
-from jtl.data.sources import ArraySource
+from jtl.data.sources.arrays import ArraySource
 from jtl.errors import DataError
 
 COUNT = 23

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from jtl.config import Document, build
-from jtl.data.sources import ArraySource
+from jtl.data.sources.arrays import ArraySource
 from jtl.experiment import train
 from jtl.experiment.options import Config
 

@@ -11,7 +11,7 @@ import numpy as np
 import jtl
 from jtl.data.augment import AugmentOptions
 from jtl.data.pipeline import TrainOrder, eval_batches, train_batches
-from jtl.data.sources import ArraySource
+from jtl.data.sources.arrays import ArraySource
 from jtl.engine.evaluation import make_eval_step
 from jtl.experiment.assemble import make_prepare
 from jtl.training.cache.feed import CachedFeed

@@ -9,7 +9,7 @@ import optax
 
 import jtl
 from jtl.data.pipeline import TrainOrder, train_batches
-from jtl.data.sources import ArraySource
+from jtl.data.sources.arrays import ArraySource
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.feed import Streamed
 from jtl.training.loop import Loop

@@ -2,28 +2,30 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jtl.data.sources import Source
+from jtl.data.pipeline import ReadOptions
+from jtl.data.reader import Reader
 from jtl.engine.boundary import TailStep, make_eval_tail, make_extract_step, make_tail_step
 from jtl.engine.evaluation import EvalStep
 from jtl.engine.metrics import summarize
 from jtl.engine.state import TrainState
 from jtl.errors import ConfigError
+from jtl.training.cache.batches import RowBatches
 from jtl.training.cache.identity import cache_key
 from jtl.training.cache.options import Where
 from jtl.training.cache.plan import Demand, Plan, Refusal, plan_cache, varies
-from jtl.training.cache.reader import Reader
 from jtl.training.cache.splits import EvalSplit, TrainSplit, fill_block
 from jtl.training.cache.tables import Table, make_table
 from jtl.training.events import Cached, Listener
 from jtl.training.feed import Streamed, check_labels
 from jtl.training.files import read_json, write_json
 from jtl.training.phases import Phase
+from jtl.training.unreadable import Unreadable
 
 _STEPS_AT_ONCE = 64
 _FOLDER = "activations"  # of files, in the run's own
@@ -82,12 +84,13 @@ class CachedFeed:
         streamed: what feeds the phases that no cache serves.
         phases: of the run.
         demand: where rows may be kept, and of what.
-        source: the examples, their images at the network's size.
+        reader: of the examples.
+        unreadable: notes the examples that cannot be read.
         val: int `[examples]`, the validation split; it may be empty.
         eval_step: of the whole network.
         eval_batch_size: examples a step in validation, a multiple of the devices.
         preprocess: the record of how images are prepared.
-        threads: readers of images while rows are computed.
+        options: how images are read while rows are computed.
         tell: hears what is cached.
     """
 
@@ -97,20 +100,22 @@ class CachedFeed:
         streamed: Streamed,
         phases: Sequence[Phase],
         demand: Demand,
-        source: Source,
+        reader: Reader,
+        unreadable: Unreadable,
         val: np.ndarray,
         eval_step: EvalStep,
         eval_batch_size: int,
         preprocess: Mapping[str, Any],
-        threads: int,
+        options: ReadOptions,
         tell: Listener,
     ) -> None:
         self._streamed, self._phases, self._demand = streamed, phases, demand
-        self._source, self._val, self._tell = source, val, tell
+        self._reader, self._val, self._tell = reader, val, tell
+        self._unreadable = unreadable
         self._eval_step, self._eval_batch_size = eval_step, eval_batch_size
-        self._preprocess, self._threads = preprocess, threads
-        self._train_reader = Reader(demand.place, demand.order.batch_size)
-        self._val_reader = Reader(demand.place, eval_batch_size)
+        self._preprocess, self._options = preprocess, options
+        self._train_batches = RowBatches(demand.place, demand.order.batch_size)
+        self._val_batches = RowBatches(demand.place, eval_batch_size)
         self._open: _Open | None = None
 
     def enter(self, phase: int, state: TrainState) -> TailStep | None:
@@ -148,7 +153,7 @@ class CachedFeed:
         self._tell(_event(step, phase, plan, rows))
         return make_tail_step(own.step, plan.boundary, state.variables)
 
-    def batches(self, phase: int, start: int, stop: int) -> Iterator[Any]:
+    def batches(self, phase: int, start: int, stop: int) -> Generator[Any, None, None]:
         """The placed batches of steps `start` to `stop`; a view's rows are computed when due."""
         opened = self._open
         if opened is None:
@@ -161,7 +166,7 @@ class CachedFeed:
             count = min(_STEPS_AT_ONCE, stop - first)
             for block in np.unique(columns["row"][:count] // split.length):
                 self._fill(opened, table, split, int(block))
-            yield from self._train_reader.batches(table, columns, count)
+            yield from self._train_batches.of(table, columns, count)
 
     def validate(self, phase: int, variables: Any) -> Mapping[str, float] | None:
         """The metrics of the validation split for placed variables; None without a split."""
@@ -173,7 +178,7 @@ class CachedFeed:
             return None
         self._fill(opened, table, split, 0)
         rest, columns, total = opened.plan.boundary.rest(variables), split.columns(), None
-        for batch in self._val_reader.batches(table, columns, len(columns["row"])):
+        for batch in self._val_batches.of(table, columns, len(columns["row"])):
             sums = opened.evaluate(rest, batch)
             total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
         return None if total is None else summarize(total)
@@ -212,21 +217,26 @@ class CachedFeed:
 
     def _rows(self, phase: Phase, plan: Plan, held: Any, rng: jax.Array) -> _Rows:
         train = TrainSplit(
-            source=self._source,
+            reader=self._reader,
             order=self._demand.order,
             views=plan.views,
-            threads=self._threads,
+            options=self._options,
+            unreadable=self._unreadable,
         )
         key = self._key(phase, plan, held, train, rng)
         if self._open is not None and self._open.rows.key == key:
             return self._open.rows
         self._release()
-        labels = {"label": self._source.labels[train.examples], "example": train.examples}
+        labels = {"label": self._reader.source.labels[train.examples], "example": train.examples}
         check_labels(labels, self._streamed.classes)
         val = None
         if len(self._val):
             val = EvalSplit(
-                source=self._source, indices=self._val, batch_size=self._eval_batch_size
+                reader=self._reader,
+                indices=self._val,
+                batch_size=self._eval_batch_size,
+                options=self._options,
+                unreadable=self._unreadable,
             )
         return _Rows(
             key=key,
@@ -251,7 +261,7 @@ class CachedFeed:
             preprocess=self._preprocess,
             augment=demand.augment if varied else None,
             rng=rng if varied else None,
-            fingerprint=self._source.fingerprint,
+            fingerprint=self._reader.source.fingerprint,
             indices=np.concatenate([train.examples, [-1], self._val]),
             batch_sizes=(demand.order.batch_size, self._eval_batch_size),
             place=demand.place,

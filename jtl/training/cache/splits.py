@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jtl.data.pipeline import TrainOrder, eval_batches, train_batches
-from jtl.data.sources import Arrays, Source
+from jtl.data.pipeline import ReadOptions, TrainOrder, eval_batches, train_batches
+from jtl.data.reader import Reader
+from jtl.data.sources.protocol import Arrays
 from jtl.engine.parallel import Placement
 from jtl.training.cache.tables import Table
+from jtl.training.unreadable import Unreadable
 
 Columns = dict[str, np.ndarray]
 
@@ -21,16 +23,18 @@ class TrainSplit:
     """The training split: a block of rows for each view, examples in ascending order.
 
     Attributes:
-        source: of labels, and of images while rows are computed.
+        reader: of labels, and of images while rows are computed.
         order: of training.
         views: of each example; one view is what every epoch sees.
-        threads: readers of images.
+        options: how images are read.
+        unreadable: the examples that have no row.
     """
 
-    source: Source
+    reader: Reader
     order: TrainOrder
     views: int
-    threads: int
+    options: ReadOptions
+    unreadable: Unreadable
 
     @cached_property
     def examples(self) -> np.ndarray:
@@ -48,7 +52,8 @@ class TrainSplit:
             indices=self.examples, batch_size=self.order.batch_size, seed=0, block=block
         )
         stop = -(-self.length // self.order.batch_size)
-        return train_batches(self.source, order, start=0, stop=stop, threads=self.threads)
+        batches = train_batches(self.reader, order, start=0, stop=stop, options=self.options)
+        return self.unreadable.noted(batches)
 
     def columns(self, first: int, steps: int) -> Columns:
         """What the batches of some steps hold, beside their rows: `[steps, batch]` each."""
@@ -60,8 +65,8 @@ class TrainSplit:
         position = np.arange(self.order.batch_size, dtype=np.int32)
         return {
             "row": row.astype(np.int32),
-            "label": self.source.labels[example],
-            "mask": np.ones(example.shape, bool),
+            "label": self.reader.source.labels[example],
+            "mask": ~self.unreadable.among(example),
             "position": np.broadcast_to(position, example.shape),
             "example": example,
             "view": view,
@@ -88,14 +93,18 @@ class EvalSplit:
     """A split that is evaluated: one block of rows, in the split's order.
 
     Attributes:
-        source: of labels, and of images while rows are computed.
+        reader: of labels, and of images while rows are computed.
         indices: int `[length]`, the split.
         batch_size: examples a step, over all devices.
+        options: how images are read.
+        unreadable: the examples that have no row.
     """
 
-    source: Source
+    reader: Reader
     indices: np.ndarray
     batch_size: int
+    options: ReadOptions
+    unreadable: Unreadable
 
     @property
     def length(self) -> int:
@@ -105,7 +114,8 @@ class EvalSplit:
     def read(self, block: int) -> Iterator[Arrays]:
         """The images in the order of rows; the last batch is filled up."""
         del block
-        return eval_batches(self.source, self.indices, self.batch_size)
+        batches = eval_batches(self.reader, self.indices, self.batch_size, options=self.options)
+        return self.unreadable.noted(batches)
 
     def columns(self) -> Columns:
         """What all batches hold, beside their rows: `[steps, batch]` each."""
@@ -115,8 +125,8 @@ class EvalSplit:
         position = np.arange(self.batch_size, dtype=np.int32)
         return {
             "row": row.astype(np.int32),
-            "label": self.source.labels[self.indices[row]],
-            "mask": place < self.length,
+            "label": self.reader.source.labels[self.indices[row]],
+            "mask": (place < self.length) & ~self.unreadable.among(self.indices[row]),
             "position": np.broadcast_to(position, place.shape),
         }
 

@@ -11,7 +11,7 @@ from jtl.engine.parallel import Placement
 from jtl.training.cache.tables import Table
 
 
-class Reader:
+class RowBatches:
     """Makes placed batches of one size.
 
     What steps take, all but the rows themselves, is put on the devices for many steps at once;
@@ -28,7 +28,7 @@ class Reader:
         example = place.put_batch({"row": np.zeros(batch_size, np.int32)})["row"]
         self._pick = jax.jit(_picking(example.shape), out_shardings=example.sharding)
 
-    def batches(
+    def of(
         self, table: Table, columns: Mapping[str, np.ndarray], count: int
     ) -> Iterator[dict[str, jax.Array]]:
         """One placed batch a step.

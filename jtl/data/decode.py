@@ -1,0 +1,234 @@
+"""From the bytes of an image file to upright pixels: the one way to reach an image."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+from jtl.data.sources.protocol import Image as Stored
+from jtl.errors import DataError
+
+# What Pillow warns of: 256 MiB of RGB.
+MAX_PIXELS = 89_478_485
+# The formats that are read at all; no other decoder ever sees a user's file.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# EXIF's orientations as (transposed, upside down, mirrored), in this order of operations.
+_TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+_ORIENTATION = 0x0112
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """An image whose size is known before its pixels are decoded.
+
+    Attributes:
+        height: of the upright image, pixels.
+        width: likewise.
+        decode: the pixels, at full size or up to so many times smaller.
+    """
+
+    height: int
+    width: int
+    decode: Callable[[float], np.ndarray]
+
+    def pixels(self, shrink: float = 1.0) -> np.ndarray:
+        """uint8 `[height, width, 3]`, or with a fourth channel of alpha.
+
+        Args:
+            shrink: how many times smaller the image may come, where that saves time.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        return self.decode(shrink)
+
+
+def open_picture(image: Stored, where: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """An image as a source holds it.
+
+    Levels of 16 bits become 8; a photograph is turned upright as its EXIF data says; of an
+    animation the first frame is taken.
+
+    Args:
+        image: the bytes of a file, or uint8 `[height, width, 3]` or with a fourth channel.
+        where: what messages call it.
+        max_pixels: more of them are refused before they are decoded.
+
+    Raises:
+        DataError: it is no image that can be read, or too large.
+    """
+    if isinstance(image, np.ndarray):
+        array = image
+        return Picture(height=len(array), width=array.shape[1], decode=lambda _: array)
+    if len(image) == 0:
+        raise DataError(f"{where} is an empty file.")
+    if image[:2] == b"\xff\xd8":
+        return _open_jpeg(image, where, max_pixels)
+    return _open_other(image, where, max_pixels)
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An image file as uint8 `[height, width, 3]`, or with a fourth channel of alpha.
+
+    Args:
+        path: of the file.
+        max_pixels: more of them are refused before they are decoded.
+
+    Raises:
+        DataError: there is no such file, it is no image that can be read, it is too large, or
+            its levels have no known range.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such image.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    return open_picture(data, str(path), max_pixels).pixels()
+
+
+def over_background(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """The image without transparency: what lies under it is one colour.
+
+    Args:
+        image: uint8 `[height, width, 3]`, which comes back as it is, or with alpha as a fourth
+            channel.
+        background: the RGB colour, each in 0..255.
+
+    Raises:
+        DataError: another number of channels, or another dtype.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise DataError(
+            f"an image of {image.dtype}{list(image.shape)} cannot be prepared; "
+            "give uint8 [height, width, 3] in RGB, or 4 channels with alpha."
+        )
+    if image.shape[2] == 3:
+        return image
+    alpha = image[..., 3:].astype(np.float32) / 255
+    under = np.asarray(background, np.float32).reshape(1, 1, 3)
+    return np.rint(image[..., :3] * alpha + under * (1 - alpha)).astype(np.uint8)
+
+
+def _open_jpeg(data: bytes, where: str, max_pixels: int) -> Picture:
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return _open_other(data, where, max_pixels)
+    if colours not in ("YCbCr", "Gray", "RGB"):
+        return _open_other(data, where, max_pixels)
+    _check_size(height, width, where, max_pixels)
+    turn = _orientation(data)
+
+    def decode(shrink: float) -> np.ndarray:
+        # The decoder halves in the frequency domain, where that is cheaper than pixels.
+        factor = max(n for n in (1, 2, 4, 8) if n <= max(shrink, 1))
+        sides = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
+        try:
+            pixels = simplejpeg.decode_jpeg(data, **(sides if factor > 1 else {}))
+        except ValueError:
+            # Pillow forgives what no one sees, such as bytes between two markers.
+            return _open_other(data, where, max_pixels).pixels()
+        return _turned(pixels, turn)
+
+    if _TURNS[turn][0]:
+        height, width = width, height
+    return Picture(height=height, width=width, decode=decode)
+
+
+def _orientation(data: bytes) -> int:
+    if data.find(b"Exif\0\0", 0, 1 << 16) < 0:
+        return 1
+    try:
+        turn = _identified(data).getexif().get(_ORIENTATION, 1)
+    except Exception:  # a photograph with damaged notes is still a photograph
+        return 1
+    return turn if turn in _TURNS else 1
+
+
+def _turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    transposed, upside_down, mirrored = _TURNS[turn]
+    if transposed:
+        pixels = pixels.swapaxes(0, 1)
+    if upside_down:
+        pixels = pixels[::-1]
+    if mirrored:
+        pixels = pixels[:, ::-1]
+    return pixels if turn == 1 else np.ascontiguousarray(pixels)
+
+
+def _open_other(data: bytes, where: str, max_pixels: int) -> Picture:
+    with _clear_errors(where):
+        image = _identified(data)
+        turn = image.getexif().get(_ORIENTATION, 1)
+        height, width = image.height, image.width
+    _check_size(height, width, where, max_pixels)
+    if turn in _TURNS and _TURNS[turn][0]:
+        height, width = width, height
+
+    def decode(shrink: float) -> np.ndarray:
+        del shrink
+        with _clear_errors(where):
+            # An image is read once; decoded again, it is opened again.
+            return _to_8_bits(ImageOps.exif_transpose(_identified(data)))
+
+    return Picture(height=height, width=width, decode=decode)
+
+
+def _identified(data: bytes) -> Image.Image:
+    """The image, not yet decoded; its size is for the caller to check."""
+    Image.preinit()
+    for name in FORMATS:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN[name]
+        accepted = accept is None or accept(data[:16])
+        if accepted and not isinstance(accepted, str):
+            return factory(io.BytesIO(data), "")
+    raise ValueError(f"it is none of {', '.join(FORMATS)}")
+
+
+def _to_8_bits(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        # Pillow would cut all levels above 255 off.
+        levels = np.asarray(image).astype(np.float32) / 257
+        image = Image.fromarray(np.rint(levels).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"it has 32-bit levels (mode {image.mode}), whose range is not known; save it with 8 "
+            "or 16 bits a channel"
+        )
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return np.asarray(image.convert(mode))
+
+
+@contextmanager
+def _clear_errors(where: str) -> Iterator[None]:
+    """Turns what decoders raise over damaged files, of many kinds, into one error."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).rstrip(".") or type(error).__name__
+        raise DataError(f"{where} is no image that can be read: {text}.") from error
+
+
+def _check_size(height: int, width: int, where: str, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise DataError(
+            f"{where} has {width}×{height} pixels, more than data.max_pixels={max_pixels}; raise "
+            "it if the image is what it should be."
+        )

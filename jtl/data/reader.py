@@ -1,0 +1,117 @@
+"""Examples as arrays of one size: reads, decodes, crops, and leaves out what is damaged."""
+
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+
+from jtl.data.crop import CropOptions, crop_into, draw_box
+from jtl.data.decode import MAX_PIXELS, open_picture
+from jtl.data.sources.arrays import ArraySource
+from jtl.data.sources.protocol import Arrays, Source
+from jtl.errors import ChangedDataError, DataError
+
+# Images in memory are sized once where that takes no more than this, bytes.
+_SIZED_ONCE = 256 * 2**20
+_CHUNKS = 4  # of a batch for each thread, so that none waits long for the others
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Reader:
+    """How examples of a source become arrays.
+
+    Attributes:
+        source: the examples.
+        size: side of the square that the network takes, pixels.
+        fit: uint8 `[height, width, 3 or 4]` to the network's size, such as a preprocessing's
+            `resize_and_crop`, so that training, evaluation and prediction see the same.
+        crop: where training images are cropped at random instead; None fits them too.
+        background: the RGB colour under transparent pixels of a crop.
+        seed: of the crops.
+        threads: that decode; results do not depend on them.
+        skip: whether an image that cannot be read is left out by its mask, or stops the run.
+        max_pixels: of an image; more are refused before they are decoded.
+    """
+
+    source: Source
+    size: int
+    fit: Callable[[np.ndarray], np.ndarray]
+    crop: CropOptions | None = None
+    background: tuple[int, int, int] = (255, 255, 255)
+    seed: int = 0
+    threads: int = 1
+    skip: bool = False
+    max_pixels: int = MAX_PIXELS
+
+    def gather(self, indices: np.ndarray, views: np.ndarray | None = None) -> Arrays:
+        """These examples.
+
+        Args:
+            indices: int `[n]`.
+            views: int `[n]`, which view of each is wanted, for training; None for evaluation,
+                where no image is cropped at random.
+
+        Returns:
+            `image` uint8 `[n, size, size, 3]`, `label` as the source has it, and `mask` bool
+            `[n]`, False where an image could not be read and is left out.
+
+        Raises:
+            DataError: an image cannot be read, and none may be left out; or a file is not what it
+            was.
+        """
+        label, mask = self.source.labels[indices], np.ones(len(indices), bool)
+        if self._sized and (self.crop is None or views is None):
+            assert isinstance(self.source, ArraySource)
+            return {"image": self.source.images[indices], "label": label, "mask": mask}
+        image = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+
+        def read(places: range) -> None:
+            for place in places:
+                view = None if views is None else int(views[place])
+                try:
+                    self._read_into(image[place], int(indices[place]), view)
+                except DataError as error:
+                    if not self.skip or isinstance(error, ChangedDataError):
+                        raise
+                    mask[place] = False
+
+        everything = range(len(indices))
+        if self.threads == 1:
+            read(everything)
+        else:
+            step = max(1, len(indices) // (self.threads * _CHUNKS))
+            chunks = [everything[start : start + step] for start in everything[::step]]
+            list(_pool(self.threads).map(read, chunks))
+        return {"image": image, "label": label, "mask": mask}
+
+    @property
+    def _sized(self) -> bool:
+        size = (self.size, self.size)
+        return isinstance(self.source, ArraySource) and self.source.images.shape[1:3] == size
+
+    def _read_into(self, out: np.ndarray, index: int, view: int | None) -> None:
+        picture = open_picture(self.source[index], self.source.where(index), self.max_pixels)
+        if self.crop is None or view is None:
+            out[:] = self.fit(picture.pixels())
+            return
+        size = (picture.height, picture.width)
+        box = draw_box(self.crop, self.seed, view, index, size)
+        crop_into(out, picture, box, self.background)
+
+
+def sized_once(reader: Reader) -> Reader:
+    """The same reader, with small images in memory brought to the network's size at once."""
+    source, size = reader.source, reader.size
+    if not isinstance(source, ArraySource) or reader.crop is not None or not len(source):
+        return reader
+    if len(source) * size * size * 3 > _SIZED_ONCE:
+        return reader
+    images = np.stack([reader.fit(image) for image in source.images])
+    return dataclasses.replace(reader, source=dataclasses.replace(source, images=images))
+
+
+@lru_cache(maxsize=8)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="jtl-read")

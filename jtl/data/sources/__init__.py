@@ -1,0 +1,1 @@
+"""Sources of labelled images: one protocol, and what stands behind it."""
