@@ -1,4 +1,4 @@
-"""Labelled image files as a source: reading them unchanged, and what folders and manifests share."""
+"""Labelled image files as a source, and what folders and manifests of them share."""
 
 import dataclasses
 import hashlib
@@ -132,7 +132,7 @@ class FileSource:
         try:
             with self._opened(index) as descriptor:
                 return zlib.crc32(os.pread(descriptor, _BLOCK, start))
-        except _Unreadable:
+        except _UnreadableError:
             return None
 
     @contextmanager
@@ -149,7 +149,7 @@ class FileSource:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._changed(index, "it is gone") from error
         except OSError as error:
-            raise _Unreadable(
+            raise _UnreadableError(
                 f"{self.where(index)} cannot be read: {error.strerror}; allow reading it, or take "
                 "it out of the dataset."
             ) from error
@@ -161,7 +161,7 @@ class FileSource:
         )
 
 
-class _Unreadable(DataError):
+class _UnreadableError(DataError):
     """A file is there but may not be read."""
 
 
@@ -203,11 +203,6 @@ def read_regular(path: str | Path) -> bytes:
 def kind_of(status: os.stat_result) -> str:
     """What something that is no regular file is, such as `a FIFO`."""
     return _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
-
-
-def is_inside(path: str, root: str) -> bool:
-    """Whether a path without links is a folder or lies in it."""
-    return path == root or path.startswith(root.rstrip("/") + "/")
 
 
 def natural_key(text: str) -> tuple[tuple[Any, ...], str]:
