@@ -11,8 +11,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from jtl.data import augment
 from jtl.data.augment import AugmentOptions, make_augment
+from jtl.data.augment.geometry import resample
 from jtl.errors import ConfigError
 
 EVERYTHING = AugmentOptions(
@@ -159,16 +159,14 @@ def test_crop_is_a_window_of_the_padded_image(fill, outside):
 def test_resample_at_quarter_turned_places_turns_the_image(turns):
     image = pictures(1, height=9, width=9)[0].astype(np.float32)
     rows, columns = np.rot90(np.indices((9, 9)), turns, axes=(1, 2)).astype(np.float32)
-    np.testing.assert_array_equal(
-        augment.resample(image, rows, columns, "edge"), np.rot90(image, turns)
-    )
+    np.testing.assert_array_equal(resample(image, rows, columns, "edge"), np.rot90(image, turns))
 
 
 def test_resample_halfway_between_pixels_averages_them():
     image = pictures(1)[0].astype(np.float32)
     rows, columns = np.indices((11, 9)).astype(np.float32) + 0.5
     expected = (image[1:, 1:] + image[:-1, 1:] + image[1:, :-1] + image[:-1, :-1]) / 4
-    np.testing.assert_allclose(augment.resample(image, rows, columns, "edge"), expected, rtol=1e-6)
+    np.testing.assert_allclose(resample(image, rows, columns, "edge"), expected, rtol=1e-6)
 
 
 def test_rotation_turns_a_bar_about_the_middle_by_at_most_the_angle():

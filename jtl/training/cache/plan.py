@@ -124,8 +124,10 @@ def plan_cache(demand: Demand, phase: Phase, state: TrainState) -> Plan | Refusa
 
 def varies(options: AugmentOptions) -> bool:
     """Whether training images are varied at all."""
-    # Neither of these does anything by itself.
-    return dataclasses.replace(options, views=None, fill="edge") != AugmentOptions()
+    # None of these does anything by itself.
+    alone = ("views", "fill", "erase_area", "erase_ratio", "erase_fill")
+    default = AugmentOptions()
+    return dataclasses.replace(options, **{k: getattr(default, k) for k in alone}) != default
 
 
 def _views(demand: Demand) -> int | Refusal:
