@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
+from jtl.data.sources.listing import read_regular
+from jtl.data.sources.names import shown
 from jtl.data.sources.protocol import Image as Stored
 from jtl.errors import DataError
 
@@ -29,11 +31,14 @@ _TURNS = {
     8: (True, True, False),
 }
 _ORIENTATION = 0x0112
+# The tag's number in either order of bytes, and its name in XMP.
+_ORIENTATION_TAGS = (b"\x01\x12", b"\x12\x01", b"tiff:Orientation")
+_APP1, _START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """An image whose size is known before its pixels are decoded.
+    """An image whose size is known, and in a JPEG file before its pixels are decoded.
 
     Attributes:
         height: of the upright image, pixels.
@@ -66,10 +71,11 @@ def open_picture(image: Stored, where: str, max_pixels: int = MAX_PIXELS) -> Pic
     Args:
         image: the bytes of a file, or uint8 `[height, width, 3]` or with a fourth channel.
         where: what messages call it.
-        max_pixels: more of them are refused before they are decoded.
+        max_pixels: more of them are refused before they are decoded. Where it is above Pillow's
+            own limit, that one is raised for the whole process.
 
     Raises:
-        DataError: it is no image that can be read, or too large.
+        DataError: it is no image that can be read, too large, or its levels have no known range.
     """
     if isinstance(image, np.ndarray):
         array = image
@@ -92,13 +98,33 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         DataError: there is no such file, it is no image that can be read, it is too large, or
             its levels have no known range.
     """
+    where = shown(str(path))
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such image.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    return open_picture(data, str(path), max_pixels).pixels()
+        raise DataError(f"{where}: there is no such image.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{where} cannot be read: {reason}.") from error
+    return open_picture(data, where, max_pixels).pixels()
+
+
+def upright_pixels(image: Image.Image, where: str) -> np.ndarray:
+    """An image that Pillow has opened, as uint8 `[height, width, 3]`, or 4 channels with alpha.
+
+    Levels of 16 bits become 8; the image is turned upright as its EXIF data says, unless that is
+    damaged.
+
+    Args:
+        image: of any mode; is loaded where it is not.
+        where: what messages call it.
+
+    Raises:
+        DataError: it cannot be decoded, or its levels have no known range.
+    """
+    with _clear_errors(where):
+        image.load()  # TIFF files are turned by this, and PNG files may have their EXIF data last
+        return _turned(_to_8_bits(image), _orientation(image))
 
 
 def over_background(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
@@ -132,7 +158,7 @@ def _open_jpeg(data: bytes, where: str, max_pixels: int) -> Picture:
     if colours not in ("YCbCr", "Gray", "RGB"):
         return _open_other(data, where, max_pixels)
     _check_size(height, width, where, max_pixels)
-    turn = _orientation(data)
+    turn = _jpeg_orientation(data)
 
     def decode(shrink: float) -> np.ndarray:
         # The decoder halves in the frequency domain, where that is cheaper than pixels.
@@ -150,11 +176,26 @@ def _open_jpeg(data: bytes, where: str, max_pixels: int) -> Picture:
     return Picture(height=height, width=width, decode=decode)
 
 
-def _orientation(data: bytes) -> int:
-    if data.find(b"Exif\0\0", 0, 1 << 16) < 0:
-        return 1
+def _jpeg_orientation(data: bytes) -> int:
+    """What Pillow says of it, asked only where the file's notes may hold an orientation."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == _START_OF_SCAN:
+            return 1
+        notes = data[place + 4 : place + 2 + length] if marker == _APP1 else b""
+        if any(tag in notes for tag in _ORIENTATION_TAGS):
+            break
+        place += 2 + length
     try:
-        turn = _identified(data).getexif().get(_ORIENTATION, 1)
+        return _orientation(_identified(data))
+    except Exception:  # damage is for the decoder to find
+        return 1
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a photograph with damaged notes is still a photograph
         return 1
     return turn if turn in _TURNS else 1
@@ -172,21 +213,14 @@ def _turned(pixels: np.ndarray, turn: int) -> np.ndarray:
 
 
 def _open_other(data: bytes, where: str, max_pixels: int) -> Picture:
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        # A limit for all threads: setting it for one image alone would let them wait in line.
+        Image.MAX_IMAGE_PIXELS = max_pixels
     with _clear_errors(where):
         image = _identified(data)
-        turn = image.getexif().get(_ORIENTATION, 1)
-        height, width = image.height, image.width
-    _check_size(height, width, where, max_pixels)
-    if turn in _TURNS and _TURNS[turn][0]:
-        height, width = width, height
-
-    def decode(shrink: float) -> np.ndarray:
-        del shrink
-        with _clear_errors(where):
-            # An image is read once; decoded again, it is opened again.
-            return _to_8_bits(ImageOps.exif_transpose(_identified(data)))
-
-    return Picture(height=height, width=width, decode=decode)
+    _check_size(image.height, image.width, where, max_pixels)
+    pixels = upright_pixels(image, where)
+    return Picture(height=len(pixels), width=pixels.shape[1], decode=lambda _: pixels)
 
 
 def _identified(data: bytes) -> Image.Image:
@@ -205,8 +239,11 @@ def _identified(data: bytes) -> Image.Image:
 def _to_8_bits(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         # Pillow would cut all levels above 255 off.
-        levels = np.asarray(image).astype(np.float32) / 257
-        image = Image.fromarray(np.rint(levels).astype(np.uint8))
+        levels = np.asarray(image)
+        grey = np.rint(levels.astype(np.float32) / 257).astype(np.uint8)
+        clear = image.info.get("transparency")
+        alpha = [] if clear is None else [np.where(levels == clear, 0, 255).astype(np.uint8)]
+        return np.stack([grey, grey, grey, *alpha], axis=-1)
     if image.mode in ("I", "F"):
         raise ValueError(
             f"it has 32-bit levels (mode {image.mode}), whose range is not known; save it with 8 "
@@ -222,7 +259,7 @@ def _clear_errors(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = str(error).rstrip(".") or type(error).__name__
+        text = shown(str(error)).rstrip(".") or type(error).__name__
         raise DataError(f"{where} is no image that can be read: {text}.") from error
 
 
