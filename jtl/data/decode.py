@@ -171,9 +171,8 @@ def _open_jpeg(data: bytes, where: str, max_pixels: int) -> Picture:
             return _open_other(data, where, max_pixels).pixels()
         return _turned(pixels, turn)
 
-    if _TURNS[turn][0]:
-        height, width = width, height
-    return Picture(height=height, width=width, decode=decode)
+    size = (width, height) if _TURNS[turn][0] else (height, width)
+    return Picture(height=size[0], width=size[1], decode=decode)
 
 
 def _jpeg_orientation(data: bytes) -> int:
