@@ -24,6 +24,9 @@ _WEIGHT_COMMANDS = {
     "jtl.cli.weights:convert": "Write weights in another library's layout.",
     "jtl.cli.fetch:fetch": "Download released weights and verify them.",
 }
+_DATA_COMMANDS = {
+    "jtl.cli.data:prepare": "Download a dataset of TFDS and prepare it, once.",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,6 +61,10 @@ def _application():  # type: ignore[no-untyped-def]
     for place, summary in _WEIGHT_COMMANDS.items():
         weights.command(place, help=summary)
     app.command(weights)
+    data = App(name="data", help="Prepare datasets.")
+    for place, summary in _DATA_COMMANDS.items():
+        data.command(place, help=summary)
+    app.command(data)
     return app
 
 
@@ -68,7 +75,7 @@ def _version() -> str:
 
 
 def _help_command(tokens: list[str]) -> str:
-    known = {place.rpartition(":")[2] for place in _COMMANDS} | {"weights"}
+    known = {place.rpartition(":")[2] for place in _COMMANDS} | {"weights", "data"}
     words = [token for token in tokens[:1] if token in known]
     return " ".join(["jtl", *words, "--help"])
 
