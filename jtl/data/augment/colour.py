@@ -59,7 +59,8 @@ def hue(image: jax.Array, key: jax.Array, amount: float) -> jax.Array:
     turned = sector / jnp.where(chroma > 0, chroma, 1.0) + 6.0 * symmetric(key, amount)
 
     def channel(offset: int) -> jax.Array:
-        place = jnp.mod(turned + offset, 6.0)
+        place = turned + offset
+        place = place - 6.0 * jnp.floor(place / 6.0)
         return value - chroma * jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0)
 
     return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)
