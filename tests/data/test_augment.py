@@ -29,9 +29,13 @@ EVERYTHING = AugmentOptions(
     invert=0.5,
     brightness=0.1,
     contrast=0.3,
+    saturation=0.4,
+    hue=0.1,
     resolution=(6, 9),
     blur=(0.0, 1.5),
     noise=8,
+    erase=0.5,
+    erase_fill="noise",
 )
 EVERYTHING_JITTED = jax.jit(make_augment(EVERYTHING))
 
