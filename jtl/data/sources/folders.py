@@ -98,7 +98,7 @@ def _refusal(problems: Iterable[str]) -> DataError:
 
 def _nothing(found: Found, where: str) -> str:
     beside = [_counted(_total(found.left_out.values()))] if found.left_out else []
-    beside += [f"{len(names)} links that {how}" for how, names in found.links.items()]
+    beside += [f"{len(names)} × a link that would {how}" for how, names in found.links.items()]
     only = f", only {' and '.join(beside)}" if beside else ""
     hint = "give a folder that holds a folder of images for each class"
     if "lead outside the folder" in found.links:
@@ -162,11 +162,11 @@ def _beside(found: Found, layout: _Layout, where: str) -> list[str]:
     within = "split folders of " if layout.depth else ""
     if len(beside) == len(found.files):
         return [
-            f"the {len(beside)} images lie right in the {within}folder {where}, so that nothing "
-            f"says their classes; put them into a folder for each class, or write {_MANIFEST}"
+            f"all images lie right in the {within}folder {where}, so that nothing says their "
+            f"classes; put them into a folder for each class, or write {_MANIFEST}"
         ]
     return [
-        f"{len(beside)} images lie beside the class folders in the {within}folder {where}: "
+        f"images lie beside the class folders in the {within}folder {where}: "
         f"{first_of(beside)}; move them into a class folder, or out"
     ]
 
@@ -219,7 +219,8 @@ def _total(counts: Iterable[Counter[str]]) -> Counter[str]:
 
 
 def _counted(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(_KINDS_TOLD))
+    ordered = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    return ", ".join(f"{count} × {kind}" for kind, count in ordered[:_KINDS_TOLD])
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -63,7 +63,7 @@ def _numbers_of_names(
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise DataError(
-            f"the labels of {where} name {len(unknown)} classes that it does not have: "
+            f"the labels of {where} name classes that it does not have: "
             f"{first_of(unknown)}; it has {first_of(known)}."
         )
     number = {name: place for place, name in enumerate(known)}

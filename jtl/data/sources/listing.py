@@ -243,7 +243,7 @@ def class_problems(
     unseen = [name for name, counts in members.items() if "train" not in counts]
     if "train" in splits and unseen:
         problems.append(
-            f"{where} has no training examples of {len(unseen)} classes that val or test have: "
+            f"{where} has classes in val or test that train has no example of: "
             f"{first_of(unseen)}; give train some, or take them out of the others"
         )
     return problems

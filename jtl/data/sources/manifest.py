@@ -100,8 +100,7 @@ def _find_files(table: Table, folder: Path, follow_links: bool) -> tuple[list[Fi
         wrong["stand in several rows"] = twice
     hints = {"lead outside the folder": " (data.follow_links allows that)"}
     problems = [
-        f"{len(names)} paths {how}{hints.get(how, '')}: {first_of(names)}"
-        for how, names in wrong.items()
+        f"paths {how}{hints.get(how, '')}: {first_of(names)}" for how, names in wrong.items()
     ]
     return files, problems
 
@@ -140,7 +139,7 @@ def _empty_cells(table: Table) -> list[str]:
     for name, cells in table.columns.items():
         empty = [line for line, cell in zip(table.lines, cells) if not cell]
         if empty:
-            problems.append(f"{len(empty)} rows have no {name} (lines {first_of(map(str, empty))})")
+            problems.append(f"rows have no {name}: lines {first_of(map(str, empty))}")
     return problems
 
 
@@ -151,8 +150,7 @@ def _splits(table: Table) -> tuple[list[str], list[str]]:
     problems = []
     if unknown:
         problems.append(
-            f"{len(unknown)} names of splits are unknown: {first_of(unknown)}; a split is train, "
-            "val or test"
+            f"names of splits are unknown: {first_of(unknown)}; a split is train, val or test"
         )
     return [SPLITS.get(cell.lower(), "") for cell in cells], problems
 

@@ -66,7 +66,7 @@ def _read_csv(path: Path, where: str) -> Table:
         raise DataError(f"{where}, line {reader.line_num}: {error}.") from error
     _check_header(header, where)
     odd = [str(line) for line, row in zip(lines, rows) if len(row) != len(header)]
-    misfits = f"{len(odd)} rows have not {len(header)} cells as the header (lines {first_of(odd)})"
+    misfits = f"rows have not {len(header)} cells, as the header has: lines {first_of(odd)}"
     fitting = [(line, row) for line, row in zip(lines, rows) if len(row) == len(header)]
     known = {name: place for place, name in enumerate(header) if name in COLUMNS}
     return Table(

@@ -77,7 +77,7 @@ def walk(root: str, follow_links: bool) -> Found:
         try:
             with os.scandir(place.real) as entries:
                 # In order, so that which of two links is followed is no accident.
-                every = sorted(entries, key=lambda entry: natural_key(entry.name), reverse=True)
+                every = sorted(entries, key=lambda entry: natural_key(entry.name))
         except OSError as error:
             found.problems.append(
                 f"the folder {shown(place.name or root)} cannot be listed: {error.strerror}; "
@@ -86,7 +86,7 @@ def walk(root: str, follow_links: bool) -> Found:
             continue
         found.folders.append(place.name)
         below = [_look(entry, place, root, follow_links, found) for entry in every]
-        waiting += [folder for folder in below if folder]
+        waiting += [folder for folder in reversed(below) if folder]
     found.files.sort(key=lambda file: natural_key(file.name))
     found.folders.sort(key=natural_key)
     return found
