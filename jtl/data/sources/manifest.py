@@ -86,12 +86,13 @@ def load_manifest(
 
 def _find_files(table: Table, folder: Path, follow_links: bool) -> tuple[list[File], list[str]]:
     """Each row's file, and what is wrong with some of them."""
-    root, reals = os.path.realpath(folder), dict[str, str]()
+    base = os.path.abspath(folder)  # noqa: PTH100, keeps links
+    reals = {base: os.path.realpath(base)}
     files: list[File] = []
     wrong: dict[str, list[str]] = {}
     for text in table.columns["path"]:
         try:
-            files.append(_find(str(text), root, reals, follow_links))
+            files.append(_find(str(text), base, reals, follow_links))
         except _NoFileError as error:
             if text:
                 wrong.setdefault(str(error), []).append(str(text))
@@ -109,9 +110,11 @@ class _NoFileError(Exception):
     """Why a path cannot be used, to follow `paths`."""
 
 
-def _find(text: str, root: str, reals: dict[str, str], follow_links: bool) -> File:
-    path = os.path.normpath(os.path.join(root, text))  # noqa: PTH118, a text as the rest
+def _find(text: str, base: str, reals: dict[str, str], follow_links: bool) -> File:
+    """One row's file; `reals` keeps folders' paths without links, which are asked for once."""
+    path = os.path.normpath(os.path.join(base, text))  # noqa: PTH118, a text as the rest
     folder, name = os.path.split(path)
+    root = reals[base]
     try:
         if folder not in reals:
             reals[folder] = os.path.realpath(folder)
@@ -128,8 +131,8 @@ def _find(text: str, root: str, reals: dict[str, str], follow_links: bool) -> Fi
         raise _NoFileError(f"cannot be followed ({reason})") from error
     if not stat.S_ISREG(status.st_mode):
         raise _NoFileError(f"lead to {kind_of(status)}")
-    own = os.path.relpath(path, root) if is_inside(path, root) else text
-    return File(name=own, size=status.st_size, mtime=status.st_mtime_ns)
+    within = [os.path.relpath(path, top) for top in (base, root) if is_inside(path, top)]
+    return File(name=within[0] if within else text, size=status.st_size, mtime=status.st_mtime_ns)
 
 
 def _empty_cells(table: Table) -> list[str]:
@@ -137,7 +140,8 @@ def _empty_cells(table: Table) -> list[str]:
     if not table.lines:
         problems.append("it lists no image")
     for name, cells in table.columns.items():
-        empty = [line for line, cell in zip(table.lines, cells) if not cell]
+        filled = [_labels_of(cell) if name == "labels" else cell for cell in cells]
+        empty = [line for line, cell in zip(table.lines, filled) if not cell]
         if empty:
             problems.append(f"rows have no {name}: lines {first_of(map(str, empty))}")
     return problems
