@@ -140,8 +140,9 @@ def _feed(size: Size, trained: str, choice: str, folder: Path) -> Any:
 
     import jtl
     from jtl.data.augment import AugmentOptions
-    from jtl.data.pipeline import TrainOrder, train_batches
-    from jtl.data.sources import ArraySource
+    from jtl.data.pipeline import IN_THREADS, TrainOrder, train_batches
+    from jtl.data.reader import Reader
+    from jtl.data.sources.arrays import ArraySource
     from jtl.engine.evaluation import make_eval_step
     from jtl.experiment.assemble import make_prepare
     from jtl.training.cache.feed import CachedFeed
@@ -150,6 +151,7 @@ def _feed(size: Size, trained: str, choice: str, folder: Path) -> Any:
     from jtl.training.feed import Streamed
     from jtl.training.options import PhaseOptions, TrainOptions
     from jtl.training.phases import make_phases
+    from jtl.training.unreadable import Unreadable
 
     pretrained = jtl.load_model(size.model, None, 10, rng=jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -158,6 +160,8 @@ def _feed(size: Size, trained: str, choice: str, folder: Path) -> Any:
         labels=rng.integers(0, 10, size.images).astype(np.int32),
         classes=tuple("abcdefghij"),
     )
+    fit = pretrained.preprocess.resize_and_crop
+    reader = Reader(source=source, size=size.pixels, fit=fit)
     order = TrainOrder(indices=np.arange(size.images), batch_size=BATCH, seed=0)
     prepare = make_prepare(pretrained.preprocess, AugmentOptions(), 10)
     options = TrainOptions(phases=(PhaseOptions(freeze=FREEZE[trained], epochs=1e5),))
@@ -166,7 +170,7 @@ def _feed(size: Size, trained: str, choice: str, folder: Path) -> Any:
     place = jtl.parallel.single()
 
     def read(start: int, stop: int) -> Any:
-        return train_batches(source, order, start=start, stop=stop)
+        return train_batches(reader, order, start=start, stop=stop)
 
     demand = Demand(
         choice=choice,
@@ -182,12 +186,13 @@ def _feed(size: Size, trained: str, choice: str, folder: Path) -> Any:
         streamed=Streamed(read=read, place=place, classes=10, check=None),
         phases=phases,
         demand=demand,
-        source=source,
+        reader=reader,
+        unreadable=Unreadable(source),
         val=np.arange(0),
         eval_step=make_eval_step(pretrained.model, prepare=prepare),
         eval_batch_size=BATCH,
         preprocess=pretrained.preprocess.to_dict(),
-        threads=1,
+        options=IN_THREADS,
         tell=lambda _: None,
     )
     return feed, phases[0], pretrained.variables, place

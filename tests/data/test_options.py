@@ -30,10 +30,10 @@ def test_glyphs_are_rendered_with_their_licences():
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("digts", "Did you mean 'digits'"), ("xyzzy", "known are digits, glyphs")],
+    [("digts", "Did you mean 'digits'"), ("xyzzy", "none of digits, glyphs")],
 )
 def test_an_unknown_source_names_the_known_and_the_near(name, said):
-    with pytest.raises(DataError, match=rf"there is no '{name}'.*{said}"):
+    with pytest.raises(DataError, match=rf"data.source: '{name}' is no folder.*{said}"):
         load_source(DataOptions(source=name))
 
 

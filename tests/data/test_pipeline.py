@@ -1,5 +1,6 @@
 """Batches: every epoch a permutation, any step reachable, evaluation complete and masked."""
 
+import dataclasses
 from itertools import islice
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jtl.data.pipeline import TrainOrder, eval_batches, train_batches
+from jtl.data.reader import Reader
 from jtl.data.sources.arrays import ArraySource
 from jtl.errors import DataError
 
@@ -17,6 +19,7 @@ SOURCE = ArraySource(
     labels=np.arange(COUNT, dtype=np.int32),
     classes=tuple(map(str, range(COUNT))),
 )
+READER = Reader(source=SOURCE, size=2, fit=lambda image: image)
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -71,7 +74,8 @@ def test_an_empty_split_is_refused():
 
 def batches_of(start=0, stop=12, threads=1, batch_size=4):
     order = order_of(batch_size=batch_size)
-    return train_batches(SOURCE, order, start=start, stop=stop, threads=threads)
+    reader = dataclasses.replace(READER, threads=threads)
+    return train_batches(reader, order, start=start, stop=stop)
 
 
 def assert_same(left, right):
@@ -110,7 +114,7 @@ def test_batches_end_where_they_should():
 def test_evaluation_sees_every_example_once_and_in_order(examples, batch_size):
     split = np.arange(COUNT)[::-1][:examples]
     labels = []
-    for batch in eval_batches(SOURCE, split, batch_size):
+    for batch in eval_batches(READER, split, batch_size):
         assert {len(leaf) for leaf in batch.values()} == {batch_size}
         np.testing.assert_array_equal(batch["position"], np.arange(batch_size))
         np.testing.assert_array_equal(SOURCE.images[batch["label"]], batch["image"])
@@ -119,19 +123,19 @@ def test_evaluation_sees_every_example_once_and_in_order(examples, batch_size):
 
 
 def test_evaluation_of_nothing_has_no_batches():
-    assert list(eval_batches(SOURCE, np.array([], int), 4)) == []
+    assert list(eval_batches(READER, np.array([], int), 4)) == []
 
 
 @given(st.integers(1, COUNT), st.sampled_from([2, 4, 8]), st.sampled_from([1, 2, 4]))
 def test_shares_of_processes_make_up_the_batches(examples, batch_size, processes):
     processes = min(processes, batch_size)
-    source, split = SOURCE, np.arange(examples)
+    reader, split = READER, np.arange(examples)
     order = TrainOrder(indices=split, batch_size=batch_size, seed=5)
     rows = batch_size // processes
     shares = [slice(n * rows, (n + 1) * rows) for n in range(processes)]
     for read in (
-        lambda share: train_batches(source, order, start=1, stop=4, share=share),
-        lambda share: eval_batches(source, split, batch_size, share),
+        lambda share: train_batches(reader, order, start=1, stop=4, share=share),
+        lambda share: eval_batches(reader, split, batch_size, share),
     ):
         parts = [list(read(share)) for share in shares]
         for whole, *own in zip(read(slice(None)), *parts):

@@ -10,7 +10,8 @@ import numpy as np
 
 import jtl
 from jtl.data.augment import AugmentOptions
-from jtl.data.pipeline import TrainOrder, eval_batches, train_batches
+from jtl.data.pipeline import IN_THREADS, TrainOrder, eval_batches, train_batches
+from jtl.data.reader import Reader
 from jtl.data.sources.arrays import ArraySource
 from jtl.engine.evaluation import make_eval_step
 from jtl.experiment.assemble import make_prepare
@@ -21,6 +22,7 @@ from jtl.training.evaluate import evaluate
 from jtl.training.feed import Streamed
 from jtl.training.options import PhaseOptions, TrainOptions
 from jtl.training.phases import make_phases
+from jtl.training.unreadable import Unreadable
 from jtl.weights.preprocess import Preprocess
 from tests.engine.nets import mini, variables_of
 
@@ -70,6 +72,10 @@ class Trial:
         return variables_of(self.model, dtype=self.dtype)
 
     @property
+    def reader(self):
+        return Reader(source=self.source, size=8, fit=PREPROCESS.resize_and_crop)
+
+    @property
     def order(self):
         return TrainOrder(indices=TRAIN, batch_size=BATCH, seed=self.seed, views=self.augment.views)
 
@@ -91,11 +97,11 @@ class Trial:
         compiled = self.place.compile(eval_step)
 
         def check(variables):
-            batches = eval_batches(self.source, VAL, EVAL_BATCH)
+            batches = eval_batches(self.reader, VAL, EVAL_BATCH)
             return evaluate(self.place, compiled, variables, batches)
 
         streamed = Streamed(
-            read=lambda start, stop: train_batches(self.source, self.order, start=start, stop=stop),
+            read=lambda start, stop: train_batches(self.reader, self.order, start=start, stop=stop),
             place=self.place,
             classes=CLASSES,
             check=check,
@@ -114,12 +120,13 @@ class Trial:
             streamed=streamed,
             phases=self.phases,
             demand=demand,
-            source=self.source,
+            reader=self.reader,
+            unreadable=Unreadable(self.source),
             val=VAL,
             eval_step=eval_step,
             eval_batch_size=EVAL_BATCH,
             preprocess=PREPROCESS.to_dict(),
-            threads=1,
+            options=IN_THREADS,
             tell=tell,
         )
 

@@ -9,6 +9,7 @@ import optax
 
 import jtl
 from jtl.data.pipeline import TrainOrder, train_batches
+from jtl.data.reader import Reader
 from jtl.data.sources.arrays import ArraySource
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.feed import Streamed
@@ -22,6 +23,7 @@ SOURCE = ArraySource(
     labels=RNG.integers(0, 3, EXAMPLES).astype(np.int32),
     classes=("a", "b", "c"),
 )
+READER = Reader(source=SOURCE, size=SOURCE.images.shape[1], fit=lambda image: image)
 VARIABLES = {
     "params": {
         "stem": {"kernel": jnp.asarray(RNG.normal(size=(12, 5)), jnp.float32)},
@@ -77,7 +79,7 @@ def scripted(values, name="accuracy"):
 
 def read(start, stop):
     """The host's batches of these steps."""
-    return train_batches(SOURCE, ORDER, start=start, stop=stop)
+    return train_batches(READER, ORDER, start=start, stop=stop)
 
 
 def right_half_the_time(variables):

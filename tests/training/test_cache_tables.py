@@ -9,7 +9,7 @@ import pytest
 
 import jtl
 from jtl.errors import CheckpointError
-from jtl.training.cache.reader import Reader
+from jtl.training.cache.batches import RowBatches
 from jtl.training.cache.tables import FileTable, make_table
 from tests.training.cached import PLACEMENTS
 
@@ -46,7 +46,7 @@ def test_batches_are_the_rows_asked_for_laid_out_as_the_placement_does(tmp_path,
     assert table.complete == {0, 1}
     rows = np.array([[9, 0, 0, 4], [1, 8, 3, 2], [5, 5, 6, 7]], np.int32)
     columns = {"row": rows, "label": rows * 2, "soft": np.stack([rows, -rows], axis=-1)}
-    batches = list(Reader(place, 4).batches(table, columns, 2))
+    batches = list(RowBatches(place, 4).of(table, columns, 2))
     assert len(batches) == 2
     for step, batch in enumerate(batches):
         expected = place.put_batch(

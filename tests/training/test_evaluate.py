@@ -9,7 +9,7 @@ import jtl
 from jtl.data.pipeline import eval_batches
 from jtl.engine.evaluation import make_eval_step, make_predict_step
 from jtl.training.evaluate import evaluate, predict
-from tests.training.runs import EXAMPLES, SOURCE, VARIABLES, linear
+from tests.training.runs import EXAMPLES, READER, SOURCE, VARIABLES, linear
 
 SPLIT = np.arange(EXAMPLES)[::-1]
 
@@ -20,7 +20,7 @@ def prepare(batch, keys):
 
 def placed(place, batch_size, make, function, *more):
     step = place.compile(make(linear, prepare=prepare))
-    batches = eval_batches(SOURCE, SPLIT, batch_size)
+    batches = eval_batches(READER, SPLIT, batch_size)
     return function(place, step, place.put_state(VARIABLES), batches, *more)
 
 

@@ -51,10 +51,11 @@ def hue(image: jax.Array, key: jax.Array, amount: float) -> jax.Array:
     value = image.max(axis=-1)
     chroma = value - image.min(axis=-1)
     # Sixths of a turn from red, of Smith's hexagon (1978); where there is no hue, none is shown.
+    # Not found by equality with the brightest, which, fused elsewhere, may be rounded otherwise.
     sector = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         green - blue,
-        jnp.where(value == green, 2 * chroma + blue - red, 4 * chroma + red - green),
+        jnp.where(green >= blue, 2 * chroma + blue - red, 4 * chroma + red - green),
     )
     turned = sector / jnp.where(chroma > 0, chroma, 1.0) + 6.0 * symmetric(key, amount)
 

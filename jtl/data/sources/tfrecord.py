@@ -57,7 +57,8 @@ def read_record(descriptor: int, path: str, start: int, stop: int) -> bytes:
         ChangedDataError: no record of that length lies there any more.
     """
     whole = os.pread(descriptor, stop - start, start)
-    if len(whole) < stop - start or _length(whole, path, start) != stop - start - _AROUND:
+    length = stop - start - _AROUND
+    if len(whole) < stop - start or whole[: _HEAD.size] != _head(length):
         raise ChangedDataError(
             f"{shown(path)} was changed while the dataset was in use: the record at byte {start} "
             "is not the one that was listed; start again once nothing writes there."
@@ -84,6 +85,10 @@ def _length(head: bytes, path: str, place: int) -> int:
     if masked_crc32c(head[:8]) != checksum:
         raise _damaged(path, place, "has a length that its checksum denies")
     return int(length)
+
+
+def _head(length: int) -> bytes:
+    return _HEAD.pack(length, masked_crc32c(length.to_bytes(8, "little")))
 
 
 def _damaged(path: str, place: int, how: str) -> DataError:

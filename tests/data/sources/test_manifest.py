@@ -275,12 +275,12 @@ def test_lists_where_one_value_belongs_are_refused(images):
     assert "label hold lists, which only labels may hold" in refused(path)
 
 
-@pytest.mark.parametrize("labels", [[["a"], None, ["b"], []], [["a"], [""], ["b"], [None]]])
 def test_cells_of_separators_alone_name_no_label(images):
     said = refused(write_csv(images, "path,labels", "3.png,a|b", "a/2.png, | ;"))
     assert "rows have no labels: lines 3" in said
 
 
+@pytest.mark.parametrize("labels", [[["a"], None, ["b"], []], [["a"], [""], ["b"], [None]]])
 def test_images_of_no_label_are_named(images, labels):
     assert "rows have no labels: lines 2, 4" in refused(
         write_parquet(images, path=PATHS, labels=labels)

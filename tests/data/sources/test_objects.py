@@ -171,7 +171,7 @@ def test_what_holds_no_examples_is_refused(examples, said):
         (None, r"is object\[\]"),
         (Image.fromarray(GREY.astype(np.int32)), "has 32-bit levels"),
     ],
-    ids=str,
+    ids=["floats", "channels first", "wide integers", "two channels", "no rows", "none", "mode I"],
 )
 def test_what_is_no_image_is_refused_when_it_is_read(image, said):
     source = from_object([(image, 0)])
