@@ -68,7 +68,7 @@ def _untrained() -> float:
     config = read_config("digits_fewshot", KEPT)
     source = load_source(config.data)
     pretrained = make_model(config.model, source.classes, config.seed)
-    examples = make_examples(source, config.data, pretrained.preprocess, config.seed)
+    examples = make_examples(source, config, pretrained.preprocess)
     place = make_placement(config.train)
     evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, place)
     placed = evaluator.put(pretrained.variables)
