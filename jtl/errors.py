@@ -9,6 +9,10 @@ class ConfigError(JtlError, ValueError):
     """An option, a freeze spec or an argument does not make sense."""
 
 
+class DivergedError(ConfigError):
+    """The loss or its gradient was not finite for too long."""
+
+
 class DataError(JtlError):
     """A dataset, an image or a split cannot be used as asked."""
 

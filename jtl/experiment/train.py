@@ -41,6 +41,7 @@ def train(
     source: Source | None = None,
     announce: Callable[[Setup], None] | None = None,
     listeners: Sequence[Listener] = (),
+    splits: Sequence[str] = ("val", "test"),
 ) -> Run:
     """Trains as the config says, in a folder of its own.
 
@@ -52,6 +53,7 @@ def train(
         source: the examples, in place of those that the config names.
         announce: hears once what is about to be trained.
         listeners: hear of steps, evaluations and the end.
+        splits: what is evaluated at the end; one that is not named is never looked at.
 
     Raises:
         ConfigError: the config cannot be carried out here.
@@ -66,7 +68,7 @@ def train(
     on_first(lambda: _begin(setup))
     if announce is not None and is_first():
         announce(setup)
-    summary, best = _carry_out(setup, listeners)
+    summary, best = _carry_out(setup, listeners, splits)
     return Run(
         workdir=folder,
         config=config,
@@ -88,7 +90,9 @@ def _begin(setup: Setup) -> None:
     write_model(folder, pretrained.model, pretrained.preprocess, source.classes)
 
 
-def _carry_out(setup: Setup, listeners: Sequence[Listener]) -> tuple[dict[str, Any], Any]:
+def _carry_out(
+    setup: Setup, listeners: Sequence[Listener], splits: Sequence[str]
+) -> tuple[dict[str, Any], Any]:
     """Trains and sums up; the summary and the best variables."""
     config, pretrained = setup.config, setup.pretrained
     evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, setup.place)
@@ -105,13 +109,13 @@ def _carry_out(setup: Setup, listeners: Sequence[Listener]) -> tuple[dict[str, A
             best = final
             if progress.best_step not in (None, progress.step):
                 best = checkpoints.variables(progress.best_step, state.variables)
-            summary = _summary(setup, progress, evaluator, best, final) | {
+            summary = _summary(setup, progress, evaluator, best, final, splits) | {
                 "frozen_audit": audit,
                 "stopped_early": progress.stopped,
                 "step_compilations": list(outcome.compilations),
                 "data": _data_record(setup, outcome),
             }
-            predictions = _predictions(setup.examples, evaluator, best)
+            predictions = _predictions(setup.examples, evaluator, best, splits)
             on_first(lambda: _end(setup.workdir, predictions, summary))
             for listener in heard:
                 listener(Ended(summary=summary))
@@ -219,7 +223,12 @@ def _loop(
 
 
 def _summary(
-    setup: Setup, progress: Progress, evaluator: Evaluator, best: Any, final: Any
+    setup: Setup,
+    progress: Progress,
+    evaluator: Evaluator,
+    best: Any,
+    final: Any,
+    evaluated: Sequence[str],
 ) -> dict[str, Any]:
     splits = {name: own for name, own in setup.examples.splits.items() if len(own)}
 
@@ -228,7 +237,7 @@ def _summary(
         metrics = {
             split: evaluator.metrics(placed, setup.examples, split)
             for split in ("val", "test")
-            if split in splits
+            if split in splits and split in evaluated
         }
         return {"step": step, "metrics": metrics}
 
@@ -256,9 +265,12 @@ def _data_record(setup: Setup, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _predictions(examples: Examples, evaluator: Evaluator, best: Any) -> str | None:
+def _predictions(
+    examples: Examples, evaluator: Evaluator, best: Any, splits: Sequence[str]
+) -> str | None:
     """What the best variables say of the test split, or of validation without one, as CSV."""
-    split = next((name for name in ("test", "val") if len(examples.splits[name])), None)
+    known = (name for name in ("test", "val") if name in splits and len(examples.splits[name]))
+    split = next(known, None)
     if split is None:
         return None
     indices = examples.splits[split]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jtl.data.pipeline import TrainOrder
-from jtl.errors import ConfigError, DataError
+from jtl.errors import DataError, DivergedError
 from jtl.training.events import Stepped
 from jtl.training.phases import Phase
 
@@ -128,7 +128,7 @@ class Pace:
             )
         self.skipped = self.skipped + 1 if missed else 0
         if self.skipped >= self._max_skipped:
-            raise ConfigError(
+            raise DivergedError(
                 f"the loss or its gradient was not finite at {self.skipped} steps in a row, the "
                 f"last is step {step}; lower train.phases[{self._phase.option}].schedule.rate or "
                 "set its optimizer.clip_norm. The last good checkpoint is kept."

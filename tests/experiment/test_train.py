@@ -52,6 +52,15 @@ def test_a_run_leaves_its_folder_whole(whole):
     assert summary["stopped_early"] is False
 
 
+def test_a_split_that_is_not_asked_for_is_not_looked_at(tmp_path):
+    phases = [{"freeze": "backbone", "epochs": 1}]
+    own = run(tmp_path / "run", config(train__phases=phases), splits=("val",))
+    assert set(own.summary["best"]["metrics"]) == set(own.summary["final"]["metrics"]) == {"val"}
+    lines = (own.workdir / "predictions.csv").read_text().splitlines()[1:]
+    assert {line.partition(",")[0] for line in lines} == {"val"}
+    assert 0 <= own.evaluate("test")["accuracy"] <= 1
+
+
 def test_each_step_is_compiled_once(whole):
     assert whole.summary["step_compilations"] == [1, 1, 1, 1]
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jtl.errors import ConfigError, JtlError
+from jtl.errors import ConfigError, DivergedError, JtlError
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.events import Began, Evaluated, Stepped
 from jtl.tree import differences
@@ -226,5 +226,5 @@ def test_skips_in_a_row_are_counted_over_phases_and_restarts(tmp_path):
         for batch in read(start, stop):
             yield {**batch, "image": np.full((4, 2, 2, 3), np.nan, np.float32)} if start else batch
 
-    with pytest.raises(ConfigError, match="4 steps in a row, the last is step 5"):
+    with pytest.raises(DivergedError, match="4 steps in a row, the last is step 5"):
         run_loop(tmp_path, phases=wild, max_skipped=4, batches=read_spoiled)
