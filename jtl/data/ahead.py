@@ -60,7 +60,7 @@ def read_ahead(
             except queue.Empty:
                 raise DataError(
                     f"{what} gave nothing for {timeout:g} s{_end_children()}; if the storage is "
-                    "that slow, raise data.timeout."
+                    "that slow, raise data.read.timeout."
                 ) from None
             if kind == "end":
                 return

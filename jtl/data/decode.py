@@ -109,6 +109,25 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return open_picture(data, where, max_pixels).pixels()
 
 
+def check_size(height: int, width: int, where: str, max_pixels: int) -> None:
+    """Refuses an image that is too large.
+
+    Args:
+        height: of the image, pixels.
+        width: likewise.
+        where: what messages call it.
+        max_pixels: that it may have.
+
+    Raises:
+        DataError: it has more.
+    """
+    if height * width > max_pixels:
+        raise DataError(
+            f"{where} has {width}×{height} pixels, more than data.max_pixels={max_pixels}; raise "
+            "it if the image is what it should be."
+        )
+
+
 def upright_pixels(image: Image.Image, where: str) -> np.ndarray:
     """An image that Pillow has opened, as uint8 `[height, width, 3]`, or 4 channels with alpha.
 
@@ -157,7 +176,7 @@ def _open_jpeg(data: bytes, where: str, max_pixels: int) -> Picture:
         return _open_other(data, where, max_pixels)
     if colours not in ("YCbCr", "Gray", "RGB"):
         return _open_other(data, where, max_pixels)
-    _check_size(height, width, where, max_pixels)
+    check_size(height, width, where, max_pixels)
     turn = _jpeg_orientation(data)
 
     def decode(shrink: float) -> np.ndarray:
@@ -217,7 +236,7 @@ def _open_other(data: bytes, where: str, max_pixels: int) -> Picture:
         Image.MAX_IMAGE_PIXELS = max_pixels
     with _clear_errors(where):
         image = _identified(data)
-    _check_size(image.height, image.width, where, max_pixels)
+    check_size(image.height, image.width, where, max_pixels)
     pixels = upright_pixels(image, where)
     return Picture(height=len(pixels), width=pixels.shape[1], decode=lambda _: pixels)
 
@@ -260,11 +279,3 @@ def _clear_errors(where: str) -> Iterator[None]:
     except Exception as error:
         text = shown(str(error)).rstrip(".") or type(error).__name__
         raise DataError(f"{where} is no image that can be read: {text}.") from error
-
-
-def _check_size(height: int, width: int, where: str, max_pixels: int) -> None:
-    if height * width > max_pixels:
-        raise DataError(
-            f"{where} has {width}×{height} pixels, more than data.max_pixels={max_pixels}; raise "
-            "it if the image is what it should be."
-        )

@@ -40,9 +40,10 @@ class DataOptions:
         max_pixels: of an image; more are refused before they are decoded.
         on_error: what becomes of an image that cannot be read: `stop` ends the run and names it,
             `skip` leaves it out and counts it in `summary.json`.
-        cache: what is kept of each image once it was read: `resized` a JPEG and `raw` the pixels
-            at the size that evaluation resizes to, of which training then takes its crops.
-        cache_dir: where that is kept; null is jtl's own cache folder.
+        cache: what is kept of all images, for this run and later ones: `resized` a JPEG and `raw`
+            the pixels at the size that evaluation resizes to, of which training then takes the
+            same crops; `off` reads the originals. Nothing is kept of images in memory.
+        cache_dir: where that is kept; null is `images` in jtl's own cache folder.
         threads: that decode, in each process; null is as many as there are cores.
         read: how batches are read ahead.
         glyphs: what the source `glyphs` renders.

@@ -8,7 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from jtl.data.crop import CropOptions, crop_into, draw_box
-from jtl.data.decode import MAX_PIXELS, open_picture
+from jtl.data.decode import MAX_PIXELS, Picture, open_picture
+from jtl.data.kept import KeptImages
 from jtl.data.sources.arrays import ArraySource
 from jtl.data.sources.protocol import Arrays, Source
 from jtl.errors import ChangedDataError, DataError
@@ -33,6 +34,7 @@ class Reader:
         threads: that decode; results do not depend on them.
         skip: whether an image that cannot be read is left out by its mask, or stops the run.
         max_pixels: of an image; more are refused before they are decoded.
+        kept: the source's images at a smaller size, which are then read in their place.
     """
 
     source: Source
@@ -44,6 +46,7 @@ class Reader:
     threads: int = 1
     skip: bool = False
     max_pixels: int = MAX_PIXELS
+    kept: KeptImages | None = None
 
     def gather(self, indices: np.ndarray, views: np.ndarray | None = None) -> Arrays:
         """These examples.
@@ -92,13 +95,18 @@ class Reader:
         return isinstance(self.source, ArraySource) and self.source.images.shape[1:3] == size
 
     def _read_into(self, out: np.ndarray, index: int, view: int | None) -> None:
-        picture = open_picture(self.source[index], self.source.where(index), self.max_pixels)
+        picture = self._picture(index)
         if self.crop is None or view is None:
             out[:] = self.fit(picture.pixels())
             return
         size = (picture.height, picture.width)
         box = draw_box(self.crop, self.seed, view, index, size)
         crop_into(out, picture, box, self.background)
+
+    def _picture(self, index: int) -> Picture:
+        if self.kept is not None:
+            return self.kept.picture(index)
+        return open_picture(self.source[index], self.source.where(index), self.max_pixels)
 
 
 def sized_once(reader: Reader) -> Reader:

@@ -74,7 +74,7 @@ def read_steps(steps: Steps, start: int, stop: int, workers: int) -> Generator[A
                     raise
                 raise DataError(
                     f"a process that reads data has ended ({error}); it was killed, or memory ran "
-                    "out: set data.workers lower, or 0, and go on with --resume."
+                    "out: set data.read.workers lower, or 0, and go on with --resume."
                 ) from error
             yield batch
     finally:

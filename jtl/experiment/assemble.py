@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jtl.data.augment import AugmentOptions, make_augment
+from jtl.data.kept import KeptImages, keep_images
 from jtl.data.mix import make_mix
+from jtl.data.options import DataOptions
 from jtl.data.pipeline import IN_THREADS, ReadOptions, TrainOrder, eval_batches, train_batches
 from jtl.data.reader import Reader, sized_once
+from jtl.data.sources.arrays import ArraySource
 from jtl.data.sources.protocol import Arrays, Source
 from jtl.data.splits import Splits, make_splits
 from jtl.engine import parallel
@@ -27,6 +30,7 @@ from jtl.training.evaluate import evaluate, predict
 from jtl.training.options import MeshOptions, TrainOptions
 from jtl.training.phases import Phase, make_phases
 from jtl.training.unreadable import Unreadable
+from jtl.weights.cache import cache_folder
 from jtl.weights.load import Pretrained, load_model
 from jtl.weights.preprocess import Preprocess
 
@@ -162,7 +166,7 @@ def make_examples(
         workdir: the run's folder, which keeps what cannot be read.
 
     Raises:
-        DataError: the source cannot be split so.
+        DataError: the source cannot be split so, or its images cannot be kept.
     """
     data = config.data
     splits = make_splits(
@@ -178,6 +182,7 @@ def make_examples(
         threads=data.decoders,
         skip=data.on_error == "skip",
         max_pixels=data.max_pixels,
+        kept=_keep(source, data, preprocess),
     )
     path = None if workdir is None else workdir / "unreadable.json"
     return Examples(
@@ -186,6 +191,22 @@ def make_examples(
         reader=sized_once(reader),
         options=data.read,
         unreadable=Unreadable(source, path),
+    )
+
+
+def _keep(source: Source, data: DataOptions, preprocess: Preprocess) -> KeptImages | None:
+    # Images in memory are read as fast as kept ones.
+    if data.cache == "off" or isinstance(source, ArraySource):
+        return None
+    folder = cache_folder() / "images" if data.cache_dir is None else Path(data.cache_dir)
+    return keep_images(
+        source,
+        form=data.cache,
+        folder=folder.expanduser(),
+        shrink=preprocess.shrink,
+        identity=preprocess.shrinking,
+        threads=data.decoders,
+        max_pixels=data.max_pixels,
     )
 
 

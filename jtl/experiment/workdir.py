@@ -1,5 +1,6 @@
 """A run's folder: who may write to it, and what stands in it from the start."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 
 from jtl.config import build, difference, read_document, to_yaml
+from jtl.data.options import DataOptions
 from jtl.errors import CheckpointError, ConfigError
 from jtl.experiment.options import Config
 from jtl.training.files import write_json, write_text
@@ -74,12 +76,18 @@ def stored_config(workdir: Path) -> Config:
 
 
 def _check_same(workdir: Path, config: Config) -> None:
-    changed = difference(stored_config(workdir), config)
+    changed = difference(_settled(stored_config(workdir)), _settled(config))
     if changed:
         raise ConfigError(
             f"{workdir} was made from another config ({'; '.join(changed)}): give the same one, or "
             "choose another folder with --workdir."
         )
+
+
+def _settled(config: Config) -> Config:
+    """The config without what no number depends on, which may change when a run goes on."""
+    free = {name: getattr(DataOptions, name) for name in ("threads", "read", "cache_dir")}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **free))
 
 
 def environment() -> dict[str, Any]:

@@ -115,12 +115,44 @@ class Preprocess:
         resample = _FILTERS[self.interpolation]
         if self.fit == "squash":
             return np.asarray(picture.resize((size, size), resample))
-        short = min(picture.size)
-        # The longer side is cut down to a whole number, as torchvision's Resize does.
-        width, height = (self.resize * side // short for side in picture.size)
-        picture = picture.resize((width, height), resample)
+        picture = picture.resize(self._resized_size(picture.size), resample)
+        width, height = picture.size
         left, top = round((width - size) / 2), round((height - size) / 2)
         return np.asarray(picture.crop((left, top, left + size, top + size)))
+
+    def shrink(self, image: np.ndarray) -> np.ndarray:
+        """One image as `resize_and_crop` has it before it cuts, if that is smaller.
+
+        What `resize_and_crop` makes of the result is what it makes of the image, to the bit where
+        `fit` is `crop`.
+
+        Args:
+            image: uint8 `[height, width, 3]`, or with a fourth channel of alpha.
+
+        Returns:
+            uint8 `[height, width, 3]`, the shorter side at most `resize` pixels.
+
+        Raises:
+            DataError: another number of channels.
+        """
+        image = over_background(image, self.background)
+        if min(image.shape[:2]) <= self.resize:
+            return image
+        picture = Image.fromarray(image)
+        size = self._resized_size(picture.size)
+        return np.asarray(picture.resize(size, _FILTERS[self.interpolation]))
+
+    @property
+    def shrinking(self) -> dict[str, Any]:
+        """All that `shrink` depends on, as plain values."""
+        known = self.to_dict()
+        return {name: known[name] for name in ("resize", "interpolation", "background")}
+
+    def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height once the shorter of them is `resize`."""
+        width, height = size
+        # The longer side is cut down to a whole number, as torchvision's Resize does.
+        return self.resize * width // min(size), self.resize * height // min(size)
 
     def normalize(self, images: Any) -> Any:
         """Scaled, ordered and normalised values of images that are at size already.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jtl.data.sources.names import shown
-from jtl.errors import DataError
+from jtl.errors import ChangedDataError, DataError
 
 # What folders and manifests may call a split.
 SPLITS = {
@@ -154,8 +154,8 @@ class FileSource:
                 "it out of the dataset."
             ) from error
 
-    def _changed(self, index: int, how: str) -> DataError:
-        return DataError(
+    def _changed(self, index: int, how: str) -> ChangedDataError:
+        return ChangedDataError(
             f"{self.where(index)} was changed while the dataset was in use: {how}; start again "
             "once nothing writes there."
         )

@@ -4,16 +4,14 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
+from jtl.data.progress import told
 from jtl.data.sources.names import shown
 from jtl.data.sources.tfds_features import Features, image_of, labels_of
 from jtl.data.sources.tfds_records import Records, Shard
@@ -22,7 +20,6 @@ from jtl.errors import DataError
 
 # Beside the dataset, which it is of no use without; another version of jtl makes its own.
 _FILE = ".jtl-index-1.npz"
-_MANY = 10_000  # records are read in seconds, so that somebody may wonder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +85,8 @@ def _placed(shards: Sequence[Shard], starts: Sequence[np.ndarray]) -> tuple[Shar
 def _read(records: Records, features: Features, title: str) -> tuple[np.ndarray, np.ndarray]:
     rows: list[list[int]] = []
     checksums = np.zeros(len(records), np.uint32)
-    for index in _told(len(records), f"reading the labels of {title} once"):
+    count = len(records)
+    for index in told(range(count), count, count, f"reading the labels of {title} once"):
         record = records[index]
         try:
             rows.append(labels_of(record, features))
@@ -119,16 +117,6 @@ def _labels(rows: list[list[int]], features: Features, title: str) -> np.ndarray
     for place, row in enumerate(rows):
         labels[place, row] = 1
     return labels
-
-
-def _told(count: int, what: str) -> Iterable[int]:
-    """Numbers up to a count, with a bar on a terminal and a line elsewhere if they are many."""
-    if count < _MANY:
-        return range(count)
-    if not sys.stderr.isatty():
-        print(f"jtl: {what} ({count:,} records)", file=sys.stderr, flush=True)
-        return range(count)
-    return track(range(count), what, console=Console(stderr=True), transient=True)
 
 
 def _key(shards: Sequence[Shard], features: Features) -> str:
