@@ -17,6 +17,7 @@ def train(
     workdir: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     find_rate: Annotated[bool, Parameter(negative="")] = False,
+    show_batch: Path | None = None,
     print_config: Annotated[bool, Parameter(negative="")] = False,
     distributed: Annotated[bool, Parameter(negative="")] = False,
     coordinator: str | None = None,
@@ -35,6 +36,8 @@ def train(
         resume: go on with the run in that folder; safe to say again and again.
         find_rate: try the first phase at rising rates, suggest one, and train nothing; no folder
             is made.
+        show_batch: draw the first batch into this picture, cropped and augmented, with its
+            labels, and train nothing.
         print_config: print every option as it would be used, and train nothing.
         distributed: be one of several processes, as SLURM, Open MPI, a TPU pod or Kubernetes
             says.
@@ -51,9 +54,18 @@ def train(
     if print_config:
         print(to_yaml(options), end="")
         return
+    if show_batch is not None:
+        _draw(options, show_batch)
+        return
     several = distributed or (coordinator, processes, process) != (None, None, None)
     with joined(coordinator, processes, process, wait) if several else nullcontext():
         _search(options) if find_rate else _train(options, workdir, resume)
+
+
+def _draw(options: "Config", path: Path) -> None:
+    from jtl.experiment.show_batch import show_batch
+
+    print(f"{path}: {show_batch(options, path)} images of the first batch")
 
 
 def _search(options: "Config") -> None:

@@ -24,7 +24,7 @@ from jtl.experiment.assemble import (
     make_placement,
 )
 from jtl.experiment.options import Config
-from jtl.experiment.workdir import read_summary, stored_config
+from jtl.experiment.workdir import check_data, read_summary, stored_config
 from jtl.models.registry import model_spec
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.files import read_json, write_json
@@ -78,7 +78,7 @@ class Run:
 
         Raises:
             ConfigError: there is no such split, or it is empty.
-            DataError: the examples were given in memory and are gone.
+            DataError: the examples were given in memory and are gone, or they changed.
         """
         examples = self._examples
         if split not in examples.splits or not len(examples.splits[split]):
@@ -127,6 +127,7 @@ class Run:
     @cached_property
     def _examples(self) -> Examples:
         source = load_source(self.config.data) if self.source is None else self.source
+        check_data(self.workdir, source)
         return make_examples(source, self.config, self.preprocess, self.workdir)
 
     @cached_property

@@ -19,7 +19,7 @@ from jtl.experiment.feed import make_cached_feed
 from jtl.experiment.options import Config, ModelOptions
 from jtl.experiment.run import Run, write_model
 from jtl.experiment.setup import Setup, set_up
-from jtl.experiment.workdir import check_workdir, make_workdir
+from jtl.experiment.workdir import check_data, check_workdir, data_record, make_workdir
 from jtl.training.audit import audit_frozen
 from jtl.training.checkpoint import Progress
 from jtl.training.events import Ended, Listener
@@ -85,8 +85,8 @@ def _begin(setup: Setup) -> None:
     folder, pretrained, source = setup.workdir, setup.pretrained, setup.examples.source
     make_workdir(folder, setup.config)
     write_text(folder / "ledger.json", pretrained.ledger.to_json())
-    provenance = {"fingerprint": source.fingerprint, "provenance": dict(source.provenance)}
-    write_json(folder / "data.json", provenance)
+    check_data(folder, source)
+    write_json(folder / "data.json", data_record(source))
     write_model(folder, pretrained.model, pretrained.preprocess, source.classes)
 
 

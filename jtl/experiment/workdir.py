@@ -14,9 +14,10 @@ import jax
 
 from jtl.config import build, difference, read_document, to_yaml
 from jtl.data.options import DataOptions
-from jtl.errors import CheckpointError, ConfigError
+from jtl.data.sources.protocol import Source
+from jtl.errors import CheckpointError, ConfigError, DataError
 from jtl.experiment.options import Config
-from jtl.training.files import write_json, write_text
+from jtl.training.files import read_json, write_json, write_text
 
 _LIBRARIES = ("jtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -81,6 +82,26 @@ def _check_same(workdir: Path, config: Config) -> None:
         raise ConfigError(
             f"{workdir} was made from another config ({'; '.join(changed)}): give the same one, or "
             "choose another folder with --workdir."
+        )
+
+
+def data_record(source: Source) -> dict[str, Any]:
+    """What `data.json` keeps of a run's examples."""
+    return {"fingerprint": source.fingerprint, "provenance": dict(source.provenance)}
+
+
+def check_data(workdir: Path, source: Source) -> None:
+    """Refuses examples that are not those that the run in a folder began with.
+
+    Raises:
+        DataError: they have another fingerprint than `data.json` says.
+    """
+    path = workdir / "data.json"
+    if path.exists() and read_json(path)["fingerprint"] != source.fingerprint:
+        raise DataError(
+            f"the dataset is not the one that the run in {workdir} began with (its fingerprint in "
+            f"{path.name} differs): bring the data back as it was, or start a new run with another "
+            "--workdir."
         )
 
 

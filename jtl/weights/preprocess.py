@@ -183,6 +183,20 @@ class Preprocess:
             pixels = pixels[..., ::-1]
         return (pixels * numbers.asarray(self.scale, dtype) - mean) / std
 
+    def restore(self, images: np.ndarray) -> np.ndarray:
+        """What `normalize` made normalised values of, to look at.
+
+        Args:
+            images: float `[..., 3]`, in the order of `channels`.
+
+        Returns:
+            uint8 of the same shape, RGB.
+        """
+        levels = (images * np.asarray(self.std) + np.asarray(self.mean)) / self.scale
+        if self.channels == "BGR":
+            levels = levels[..., ::-1]
+        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
     def describe(self) -> str:
         """The record in one line, for people."""
         size = f"{self.input_size} px"

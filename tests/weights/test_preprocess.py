@@ -214,3 +214,11 @@ def test_timm_config_decides_size_crop_and_filter():
 def test_timm_config_without_its_entries_is_refused(config):
     with pytest.raises(WeightsError, match="pretrained_cfg"):
         preprocess_from_timm(config)
+
+
+@pytest.mark.parametrize(
+    "record", [Preprocess(), Preprocess(**CAFFE), Preprocess(**SYMMETRIC)], ids=["rgb", "bgr", "±1"]
+)
+def test_restore_undoes_normalize(record):
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(record.restore(record.normalize(images)), images)
