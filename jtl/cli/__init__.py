@@ -54,7 +54,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _application():  # type: ignore[no-untyped-def]
     from cyclopts import App
 
-    app = App(name="jtl", help=_SUMMARY, version=_version, help_format="markdown")
+    app = App(
+        name="jtl",
+        help=_SUMMARY,
+        version=_version,
+        help_format="markdown",
+        suppress_keyboard_interrupt=False,
+    )
     for place, summary in _COMMANDS.items():
         app.command(place, help=summary)
     weights = App(name="weights", help="Look into, convert and fetch weight files.")

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -60,6 +61,10 @@ def read_steps(steps: Steps, start: int, stop: int, workers: int) -> Generator[A
     dataset = source.to_iter_dataset(ahead)
     if workers:
         _parse_no_flags()
+        # Batches come through pipes: shared memory outlives a process that is killed, and runs out
+        # in containers.
+        piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, piped)
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_Watch(parent=os.getpid()))
     iterator = iter(dataset)
