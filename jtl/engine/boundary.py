@@ -201,6 +201,11 @@ class TailStep:
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update; pure, and safe to jit with the state donated."""
+        after, metrics = self.step(self.filled(state), batch)
+        return self.cut(after), metrics
+
+    def filled(self, state: TrainState) -> TrainState:
+        """A state that was cut, with zeros for what is held, which no step looks at."""
         # Nothing reads these but to pass them on, so that no program ever holds them.
         absent = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.held)
         shape = dataclasses.replace(
@@ -208,8 +213,7 @@ class TailStep:
             **absent,
             ema=None if state.ema is None else {"params": _without_leaves(self.held["params"])},
         )
-        after, metrics = self.step(self.whole(state, shape), batch)
-        return self.cut(after), metrics
+        return self.whole(state, shape)
 
 
 def make_tail_step(step: TrainStep, boundary: Boundary, variables: Mapping[str, Any]) -> TailStep:

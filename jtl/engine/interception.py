@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jtl.engine.modes import Modes
+from jtl.engine.numbers import is_zero
 from jtl.errors import ConfigError
 
 
@@ -187,7 +188,7 @@ def drop(
     """
     _check_leading(x, context, path, "dropout")
     keep = 1.0 - rate
-    if keep == 0:
+    if is_zero(keep):
         return jnp.zeros_like(x)
     shared = {axis % x.ndim for axis in broadcast_dims}
     shape = tuple(1 if axis in shared else x.shape[axis] for axis in range(x.ndim))
@@ -196,7 +197,7 @@ def drop(
         return jax.random.bernoulli(jax.random.fold_in(key, place), keep, shape[1:])
 
     mask = jnp.broadcast_to(jax.vmap(draw)(context.position), x.shape)
-    return jnp.where(mask, x / keep, jnp.zeros_like(x))
+    return jnp.where(mask, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))
 
 
 def _interceptor(batch_norm: Callable[..., Any], dropout: Callable[..., Any]) -> Any:
@@ -266,7 +267,7 @@ def _batch_norm(
 def _dropout(module: nn.Dropout, call: dict[str, Any], context: BatchContext) -> jax.Array:
     x, path = call["inputs"], "/".join(module.path)
     asked = call.get("deterministic")
-    if asked or module.rate == 0 or not context.modes.drops(path):
+    if asked or is_zero(module.rate) or not context.modes.drops(path):
         return x
     if asked is None and module.deterministic:
         raise ConfigError(

@@ -10,6 +10,7 @@ import optax
 from annotated_types import Ge, Interval, Lt
 from jax.typing import ArrayLike
 
+from jtl.engine.numbers import is_known
 from jtl.errors import ConfigError
 
 Batch = Mapping[str, jax.Array]
@@ -192,7 +193,7 @@ def class_indices(label: jax.Array) -> jax.Array:
 
 
 def _check_share(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 1:
+    if is_known(label_smoothing) and not 0 <= label_smoothing < 1:
         raise ConfigError(
             f"label_smoothing={label_smoothing} is no share of a target; give one in [0, 1)."
         )

@@ -10,6 +10,7 @@ import optax
 from annotated_types import Ge, Gt, Lt
 
 from jtl.engine.freeze import FROZEN, TRAINABLE, Labels
+from jtl.engine.numbers import is_zero
 from jtl.errors import ConfigError
 from jtl.tree import flatten, map_with_path
 
@@ -126,7 +127,7 @@ def make_optimizer(
     decay = optax.add_decayed_weights(options.weight_decay, mask=decayed)
     keep = optax.identity()
     clip = keep if options.clip_norm is None else optax.clip_by_global_norm(options.clip_norm)
-    pull = decay_to_start(options.l2_sp, reference) if options.l2_sp else keep
+    pull = keep if is_zero(options.l2_sp) else decay_to_start(options.l2_sp, reference)
     # Named, so that what a part's state is called does not depend on what else is on.
     return optax.named_chain(
         ("clip", clip),
@@ -149,7 +150,7 @@ def _grouped(rule: optax.GradientTransformation, groups: Any) -> optax.GradientT
 
 def _rule(options: OptimizerOptions) -> optax.GradientTransformation:
     if options.name == "sgd":
-        if not options.momentum:
+        if is_zero(options.momentum):
             return optax.identity()
         return optax.trace(options.momentum, options.nesterov)
     if options.name == "lion":

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from jtl.data.pipeline import TrainOrder
 from jtl.engine.evaluation import Prepare
@@ -65,7 +65,8 @@ def make_phases(
     params: Any,
     order: TrainOrder,
     prepare: Prepare | None,
-    class_counts: np.ndarray | None = None,
+    class_counts: ArrayLike | None = None,
+    rate: optax.Schedule | None = None,
 ) -> tuple[Phase, ...]:
     """The phases of a run, each with the step it takes.
 
@@ -77,6 +78,7 @@ def make_phases(
         order: turns epochs into steps.
         prepare: normalisation and augmentation on the device.
         class_counts: int `[classes]`, training examples of each class.
+        rate: by the run's step, in place of what the phases' schedules say.
 
     Raises:
         ConfigError: a freeze entry matches nothing or a phase trains nothing, all at once.
@@ -89,7 +91,8 @@ def make_phases(
             labels = freeze_labels(params, stretch.freeze, model.stages)
             continues = _continues(options, stretches, number)
             births = _births(number, labels, births if continues else None)
-            phase = _phase(options, stretch, model, params, prepare, labels, births, class_counts)
+            known = (labels, births, class_counts, rate)
+            phase = _phase(options, stretch, model, params, prepare, *known)
             phases.append(dataclasses.replace(phase, continues=continues))
         except ConfigError as error:
             problem = f"train.phases[{stretch.option}]: {error}"
@@ -192,7 +195,8 @@ def _phase(
     prepare: Prepare | None,
     labels: Labels,
     births: Any,
-    class_counts: np.ndarray | None,
+    class_counts: ArrayLike | None,
+    asked: optax.Schedule | None,
 ) -> Phase:
     option = options.phases[stretch.option]
     if TRAINABLE not in flatten(labels).values():
@@ -202,7 +206,7 @@ def _phase(
     if option.dropout_rate is not None:
         model = model.clone(dropout_rate=option.dropout_rate)
     schedule = make_schedule(option.schedule, stretch.schedule_stop - stretch.schedule_start)
-    rate = _from(schedule, stretch.schedule_start)
+    rate = _from(schedule, stretch.schedule_start) if asked is None else asked
     multipliers = rate_multipliers(
         params,
         model.stages,

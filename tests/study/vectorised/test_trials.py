@@ -1,0 +1,81 @@
+"""Each trial that is trained together with others equals its ordinary run."""
+
+import jax
+import numpy as np
+import pytest
+
+from jtl.errors import ConfigError
+from jtl.study.vectorised import Trials, train_together
+from jtl.tree import flatten
+from tests.experiment.runs import config, run, source
+
+TOLERANCE = 1e-5
+KINDS = ("cosine", "linear", "constant", "step", "one_cycle")
+
+
+def trial(number, **changes):
+    """A trial that differs from others in every number, in seed, fold and schedule."""
+    phase = {
+        "freeze": "backbone",
+        "epochs": 2,
+        "dropout_rate": 0.1 * number,
+        "schedule": {"rate": 0.01 * (number + 1), "kind": KINDS[number % len(KINDS)]},
+        "optimizer": {"weight_decay": 0.1 * number, "l2_sp": 0.05 * number, "b1": 0.8},
+    }
+    values = {
+        "seed": number // 2,
+        "augment": {},
+        "data__split": {"test": 0.2, "fold": {"count": 3, "index": number % 3}},
+        "train__phases": [phase],
+        "train__loss": {"label_smoothing": 0.05 * number, "class_weights": "balanced"},
+    }
+    return config(**{**values, **changes})
+
+
+def check_equal(outcome, workdir):
+    """Compares an outcome with the ordinary run of its config."""
+    ordinary = run(workdir, outcome.config)
+    best, final = ordinary.summary["best"], ordinary.summary["final"]
+    assert outcome.best_step == best["step"]
+    assert outcome.evaluations[-1].step == final["step"]
+    for own, other in ((outcome.best, best), (outcome.final, final)):
+        expected = other["metrics"]["val"]
+        assert own.keys() == expected.keys()
+        for name, value in expected.items():
+            assert own[name] == pytest.approx(value, abs=TOLERANCE, nan_ok=True), name
+    expected = flatten(ordinary.variables)
+    for path, leaf in flatten(outcome.variables).items():
+        np.testing.assert_allclose(leaf, expected[path], atol=TOLERANCE, err_msg=path)
+
+
+def test_trial_equals_its_ordinary_run(tmp_path):
+    configs = [trial(number) for number in range(5)]
+    outcomes = train_together(configs, source=source(), keep_variables=True)
+    assert [own.config for own in outcomes] == configs
+    for number in (1, 4):
+        check_equal(outcomes[number], tmp_path / str(number))
+
+
+def test_validation_examples_are_the_folds_own():
+    outcomes = train_together([trial(number, seed=0) for number in range(3)], source=source())
+    seen = np.concatenate([own.examples for own in outcomes])
+    assert len(np.unique(seen)) == len(seen) == 48  # all but the test split
+    for own in outcomes:
+        hits = (own.logits.argmax(-1) == own.labels).mean()
+        assert hits == pytest.approx(own.best["accuracy"])
+
+
+def test_images_that_vary_are_refused():
+    varied = trial(0, augment={"flip": 0.5})
+    assert Trials(source=source()).refusal(varied) == "training images are varied"
+    with pytest.raises(ConfigError, match="training images are varied"):
+        train_together([varied], source=source())
+
+
+def test_devices_change_nothing():
+    configs = [trial(number, seed=0) for number in range(3)]
+    one, four = (
+        Trials(source=source(), devices=jax.devices()[:count]).run(configs) for count in (1, 3)
+    )
+    for own, other in zip(one, four):
+        np.testing.assert_allclose(own.logits, other.logits, atol=TOLERANCE)
