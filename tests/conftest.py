@@ -14,6 +14,8 @@ _flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_cou
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if version("jaxlib").startswith("0.10."):
     _flags.append("--xla_cpu_use_fusion_emitters=false")
+    # Eight devices may come to a collective far apart where few cores are shared by many.
+    _flags.append("--xla_cpu_collective_call_terminate_timeout_seconds=600")
 os.environ["XLA_FLAGS"] = " ".join(_flags).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")

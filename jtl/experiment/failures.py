@@ -12,6 +12,8 @@ import jax
 
 _KEY = "jtl/failure"  # in the store that the coordinator keeps for all processes
 _EVERY = 1.0  # seconds between two looks at it
+_LEFT = "jtl/left/"  # where each process but the first says that it has heard, and leaves
+_PATIENCE = 60.0  # seconds that the first waits for the others to have heard
 
 
 def watch_others(tell: Callable[[str], None], status: int = 2) -> None:
@@ -70,8 +72,21 @@ def _store() -> Any:
 def _leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    if jax.process_index() == 0:
-        # The store ends with this process, and JAX aborts those that have not left by then.
-        time.sleep(3 * _EVERY)
+    # The store may be gone, with the first process or because JAX has shut down.
+    with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):
+        if jax.process_index() == 0:
+            _await_leave_of_others()
+        else:
+            _store().key_value_set(f"{_LEFT}{jax.process_index()}", "")
     # A plain exit would wait for the others to leave too, who may wait for this one.
     os._exit(status)
+
+
+def _await_leave_of_others() -> None:
+    # The store ends with this process, and JAX aborts those that have not left by then.
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        if len(_store().key_value_dir_get(_LEFT)) >= jax.process_count() - 1:
+            time.sleep(_EVERY)
+            return
+        time.sleep(_EVERY / 10)

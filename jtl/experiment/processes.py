@@ -5,8 +5,10 @@ import os
 from collections import Counter
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
-from jtl.engine.parallel.processes import check_device_counts
+from jtl.engine.parallel.processes import check_device_counts, connect
 from jtl.errors import ConfigError
 from jtl.experiment.rollcall import Seat, call_roll
 
@@ -53,6 +55,9 @@ def start_processes(
         # All of them are here, and all find the same.
         jax.distributed.shutdown()
         raise
+    # As JAX's broadcasts have them.
+    grid = np.asarray(jax.devices()).reshape(jax.process_count(), -1)
+    connect(Mesh(grid, ("processes", "local_devices")))
 
 
 def _seat(

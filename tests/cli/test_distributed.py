@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ from jtl import load_run
 from jtl.experiment import train
 from jtl.experiment.options import read_config
 from jtl.tree import flatten
+from tests.engine.test_processes import free_port
 
 COMMAND = [sys.executable, "-c", "from jtl.cli import main; main()", "train", "digits"]
 SHORT = [
@@ -20,12 +20,6 @@ SHORT = [
     *("--set", "train.log_every=1", "--set", "data.batch_size=64"),
 ]
 PATIENCE = 400  # seconds that all processes may take on a busy machine
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(devices, *words):
@@ -102,16 +96,12 @@ def test_a_mistake_that_one_process_alone_meets_ends_both(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_never_arrives_is_named(tmp_path):
-    address = f"127.0.0.1:{free_port()}"
-    words = ["--coordinator", address, "--processes", "3", "--wait", "5"]
-    started = [
-        start(1, "--workdir", str(tmp_path / "run"), *words, "--process", str(index))
-        for index in (0, 2)
-    ]
-    for status, _, error in map(finish, started):
-        assert status == 2
-        assert f"process 1 of 3 did not arrive at {address} within 5 seconds" in error
-    assert not (tmp_path / "run").exists()
+    address, folder = f"127.0.0.1:{free_port()}", tmp_path / "run"
+    words = ["--coordinator", address, "--processes", "3", "--process", "0", "--wait", "1"]
+    status, _, error = finish(start(1, "--workdir", str(folder), *words))
+    assert status == 2
+    assert f"2 processes (1, 2) of 3 did not arrive at {address} within 1 seconds" in error
+    assert not folder.exists()
 
 
 def test_part_of_an_address_is_refused():

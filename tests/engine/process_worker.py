@@ -7,6 +7,7 @@ what it saw to the JSON's `out`.
 import dataclasses
 import json
 import sys
+import time
 
 import flax.linen as nn
 import jax
@@ -163,6 +164,14 @@ def fail(process):
         float(state)
 
 
+def late(seconds):
+    """The sum over all devices, where this process comes later than others."""
+    time.sleep(seconds)
+    place = jtl.parallel.pmap()
+    total = place.compile(lambda state, batch: state + jax.lax.psum(batch.sum(), "batch"))
+    print(float(total(place.put_state(jnp.zeros(())), place.put_batch(np.ones(4)))), flush=True)
+
+
 def main():
     task = json.loads(sys.argv[1])
     try:
@@ -170,6 +179,8 @@ def main():
     except ConfigError as error:
         print(error)
         return 2
+    if "late" in task:
+        late(task["late"])
     if "fails" in task:
         fail(task["fails"])
     if "out" in task:

@@ -23,14 +23,19 @@ from jtl.training.together import arrays_of_first, is_first, on_first
 from tests.engine import process_worker
 
 PROJECT = Path(__file__).parents[2]
+TOGETHER = pytest.mark.xdist_group("pair")  # so that what they look at is computed once
 
 
-def free_port(low=None):
-    """A port of this machine's that nobody listens at, of SLURM's range if asked."""
+def free_port():
+    """A port of this machine's that nobody listens at.
+
+    It lies above those that systems give to connections, one of which could otherwise take it
+    before the process that it is for has begun to listen.
+    """
     while True:
         with socket.socket() as own:
             try:
-                own.bind(("127.0.0.1", low + random.randrange(4096) if low else 0))
+                own.bind(("127.0.0.1", 61440 + random.randrange(4096)))
             except OSError:
                 continue
             return own.getsockname()[1]
@@ -85,6 +90,7 @@ def alone():
         return process_worker.train(jtl.parallel.single())
 
 
+@TOGETHER
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize("placement", process_worker.PLACEMENTS)
@@ -101,17 +107,20 @@ def test_processes_compute_what_one_device_does(pair, placement, process):
     assert seen["programs"][1:].sum() == 0
 
 
+@TOGETHER
 @pytest.mark.slow
 def test_processes_end_with_the_same_bits(pair):
     for name in pair[0].keys() - {"said"}:
         np.testing.assert_array_equal(pair[0][name], pair[1][name], err_msg=name)
 
 
+@TOGETHER
 @pytest.mark.slow
 def test_dropout_masks_differ_from_example_to_example(pair):
     assert len(np.unique(pair[0]["pmap/masks"])) > process_worker.BATCH // 2
 
 
+@TOGETHER
 @pytest.mark.slow
 def test_the_first_process_tells_the_others(pair):
     said = [json.loads(str(own["said"]))["agreed"] for own in pair]
@@ -122,12 +131,14 @@ def test_the_first_process_tells_the_others(pair):
     assert said[0]["error"].startswith("process 0 found nothing!")
 
 
+@TOGETHER
 @pytest.mark.slow
 def test_a_process_may_train_over_its_own_devices_alone(pair):
     for own in pair:
         assert json.loads(str(own["said"]))["apart"] == [0, 8, 29]
 
 
+@TOGETHER
 @pytest.mark.slow
 def test_placements_that_do_not_fit_the_processes_are_refused(pair):
     first, second = (json.loads(str(own["said"]))["refusals"] for own in pair)
@@ -147,7 +158,7 @@ def test_a_process_that_never_arrives_is_named():
         {"seat": [f"127.0.0.1:{port}", 2, process], "timeout": 2}
         for process, port in enumerate(ports)
     ]
-    heard = run_together(tasks, limit=60)
+    heard = run_together(tasks)
     for (status, out, errors), port, missing in zip(heard, ports, (1, 0)):
         assert (status, errors) == (2, "")
         assert f"process {missing} of 2 did not arrive at 127.0.0.1:{port} within 2 s" in out
@@ -155,16 +166,14 @@ def test_a_process_that_never_arrives_is_named():
 
 @pytest.mark.slow
 def test_unequal_device_counts_are_refused_by_all_under_slurm():
-    port = free_port(low=61440)
+    port = free_port()
     cluster = {
         "SLURM_JOB_ID": str(port - 61440),
         "SLURM_STEP_NODELIST": "127.0.0.1",
         "SLURM_NTASKS": "2",
     }
     own = [{"SLURM_PROCID": index, "SLURM_LOCALID": index} for index in ("0", "1")]
-    heard = run_together(
-        [{"timeout": 60}] * 2, (4, 2), [{**cluster, **each} for each in own], limit=100
-    )
+    heard = run_together([{"timeout": 60}] * 2, (4, 2), [{**cluster, **each} for each in own])
     for status, out, _ in heard:
         assert status == 2
         assert "process 0 has 4, process 1 has 2; start each with as many" in out
@@ -175,11 +184,19 @@ def test_unequal_device_counts_are_refused_by_all_under_slurm():
 def test_the_failure_of_one_ends_all(process):
     port = free_port()
     task = {"timeout": 60, "fails": process}
-    heard = run_together(
-        [{**task, "seat": [f"127.0.0.1:{port}", 2, index]} for index in range(2)], limit=90
-    )
+    heard = run_together([{**task, "seat": [f"127.0.0.1:{port}", 2, index]} for index in range(2)])
     assert [status for status, _, _ in heard] == [2, 2]
     assert f"heard process {process}: no such image" in heard[1 - process][1]
+
+
+@pytest.mark.soak
+def test_a_process_that_comes_late_is_waited_for():
+    # Longer than CPUs wait for each other where they first meet.
+    seats = [[f"127.0.0.1:{free_port()}", 2, index] for index in range(2)]
+    seats[1][0] = seats[0][0]
+    tasks = [{"timeout": 60, "seat": seat, "late": 40 * seat[2]} for seat in seats]
+    for status, out, errors in run_together(tasks):
+        assert (status, out.splitlines()[-1]) == (0, "8.0"), errors
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def replay(name, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["last-stage-sgd", "full-adamw"])
-def test_every_step_is_torchs_in_float64(name, x64):
+def test_every_step_is_torchs_in_float64(name, x64, optimized):
     state, losses, norms, expected = replay(name, jnp.float64)
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-8)
     np.testing.assert_allclose(norms, expected["grad_norms"], rtol=1e-8)
@@ -69,7 +69,7 @@ def test_every_step_is_torchs_in_float64(name, x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), [("last-stage-sgd", 6), ("full-adamw", 1)])
-def test_float32_stays_near_torchs_float64(name, steps):
+def test_float32_stays_near_torchs_float64(name, steps, optimized):
     # Rounding grows in full training with AdamW, in any framework: there only the first step.
     _, losses, norms, expected = replay(name, jnp.float32)
     np.testing.assert_allclose(losses[:steps], expected["losses"][:steps], rtol=1e-4)

@@ -17,7 +17,7 @@ from jtl.engine.parallel.placement import (
     plain,
     share_of,
 )
-from jtl.engine.parallel.processes import own_range
+from jtl.engine.parallel.processes import connect, own_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Mapped:
     @classmethod
     def over(cls, devices: tuple[jax.Device, ...], own: tuple[jax.Device, ...]) -> "Mapped":
         """The placement over devices, of which some are this process's own."""
+        connect(Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)))
         # Under several processes pmap takes and gives what lies on the process's own devices.
         local = Mesh(np.asarray(own), (AXIS,), axis_types=(AxisType.Auto,))
         return cls(

@@ -17,7 +17,7 @@ from jtl.engine.parallel.placement import (
     plain,
     share_of,
 )
-from jtl.engine.parallel.processes import own_range
+from jtl.engine.parallel.processes import connect, own_range
 from jtl.errors import ConfigError
 from jtl.tree import map_with_path
 
@@ -69,6 +69,7 @@ class Meshed:
             )
         axes = (AXIS, MODEL_AXIS)
         grid = Mesh(np.asarray(devices).reshape(data, model), axes, axis_types=(AxisType.Auto,) * 2)
+        connect(grid)
         places = own_range(devices)
         return cls(
             mesh=grid,

@@ -1,11 +1,16 @@
-"""Which devices and rows belong to which process."""
+"""Which devices and rows belong to which process, and how processes come together."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jtl.errors import ConfigError
+
+_PATIENCE = 600  # seconds between the first and the last process that come to the same point
 
 
 def chosen_devices(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
@@ -58,3 +63,44 @@ def check_device_counts(counts: Mapping[int, int]) -> None:
         raise ConfigError(
             f"all processes need the same number of devices, but {listed}; start each with as many."
         )
+
+
+@lru_cache
+def connect(mesh: Mesh) -> None:
+    """Connects the devices of several processes along each axis of a mesh, and along all.
+
+    Left to the first step, a connection would fail where the processes come to it apart: on CPUs,
+    each waits 30 seconds for the others there, whatever is set, and one that compiles on a busy
+    machine takes longer. So all wait for each other here, as long as that may take.
+
+    Args:
+        mesh: over devices of this process and others, which call this as well; nothing happens
+            where all are this process's own.
+    """
+    devices = mesh.devices.flatten()
+    members = sorted({device.process_index for device in devices})
+    if len(members) == 1:
+        return
+    # JAX keeps the client for its own start, and has no public name for it.
+    from jax._src import distributed
+
+    names = ",".join(f"{name}={size}" for name, size in mesh.shape.items())
+    point = f"jtl/connect/{names}/{','.join(str(device.id) for device in devices)}"
+    client = distributed.global_state.client
+    assert client is not None, "processes that see each other have joined"
+    client.wait_at_barrier(point, _PATIENCE * 1000, members)
+    place = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    ones = jax.make_array_from_callback(
+        (devices.size,), place, lambda index: np.ones(devices.size, np.int8)[index]
+    )
+    for axes in (*((name,) for name in mesh.axis_names), mesh.axis_names):
+        jax.block_until_ready(_summed(ones, mesh, axes))
+
+
+def _summed(ones: jax.Array, mesh: Mesh, axes: tuple[str, ...]) -> jax.Array:
+    def own(part: jax.Array) -> jax.Array:
+        return jax.lax.psum(part, axes)
+
+    spread = PartitionSpec(mesh.axis_names)
+    summed = jax.shard_map(own, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)
+    return jax.jit(summed)(ones)
