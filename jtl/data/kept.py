@@ -28,7 +28,7 @@ Form = Literal["resized", "raw"]
 Shrink = Callable[[np.ndarray], np.ndarray]
 
 _VERSION = 1  # of what is kept; another one is made anew
-_QUALITY = 85  # of JPEG, with half the colours' resolution, as photographs mostly come
+_QUALITY = 80  # of JPEG, with half the colours' resolution, as photographs mostly come
 _DATA, _INDEX = "images.bin", "index.npz"
 _AT_ONCE = 256  # images, whose shrunk pixels are in memory together
 # Read from the source, the bytes of the source, pixels, a JPEG file that was written here.

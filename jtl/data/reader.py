@@ -68,7 +68,7 @@ class Reader:
         if self._sized and (self.crop is None or views is None):
             assert isinstance(self.source, ArraySource)
             return {"image": self.source.images[indices], "label": label, "mask": mask}
-        image = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+        image = np.empty((len(indices), self.size, self.size, 3), np.uint8)
 
         def read(places: range) -> None:
             for place in places:
@@ -78,7 +78,7 @@ class Reader:
                 except DataError as error:
                     if not self.skip or isinstance(error, ChangedDataError):
                         raise
-                    mask[place] = False
+                    mask[place], image[place] = False, 0
 
         everything = range(len(indices))
         if self.threads == 1:

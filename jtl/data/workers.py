@@ -57,8 +57,9 @@ def read_steps(steps: Steps, start: int, stop: int, workers: int) -> Generator[A
     if start >= stop:
         return
     source = grain.MapDataset.source(_Range(steps=steps, start=start, stop=stop))
-    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    dataset = source.to_iter_dataset(ahead)
+    # Whoever asks reads ahead already; a thread of Grain's own would only hand batches on.
+    alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    dataset = source.to_iter_dataset(alone)
     if workers:
         _parse_no_flags()
         # Batches come through pipes: shared memory outlives a process that is killed, and runs out

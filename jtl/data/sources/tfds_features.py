@@ -41,6 +41,7 @@ def choose_features(title: str, features: Mapping[str, Any], supervised: Any) ->
     Raises:
         DataError: there is no single image or no single label with named classes.
     """
+    features = dict(features.items())  # TFDS's own mapping has no `get`
     pair = supervised if _is_pair(supervised) else (None, None)
     asked = [name for name in pair if name]
     images = [name for name, own in features.items() if _is_image(own)]
