@@ -180,7 +180,7 @@ def _torch(paths: list[str], count: int) -> dict[str, Round]:
             return count
 
         def __getitem__(self, index: int) -> np.ndarray:
-            return np.asarray(crop(Image.open(paths[index]).convert("RGB")))
+            return np.array(crop(Image.open(paths[index]).convert("RGB")))
 
     def work() -> None:
         for _ in torch.utils.data.DataLoader(Files(), batch_size=BATCH, shuffle=True):

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "torch")
+LIBRARIES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "torch"),
+    *("pillow", "simplejpeg", "opencv-python-headless", "tensorflow-cpu"),
+)
 
 
 def environment() -> dict[str, Any]:
