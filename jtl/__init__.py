@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from jtl.engine.optim import partition_optimizer as partition_optimizer
     from jtl.engine.state import TrainState as TrainState
     from jtl.engine.step import make_train_step as make_train_step
-    from jtl.experiment import finetune as finetune
-    from jtl.experiment import load_run as load_run
+    from jtl.report import explain as explain
+    from jtl.report.run import finetune as finetune
+    from jtl.report.run import load_run as load_run
     from jtl.weights.load import load_model as load_model
     from jtl.weights.save import save_weights as save_weights
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "TrainState": "jtl.engine.state",
     "errors": "jtl.errors",
-    "finetune": "jtl.experiment",
+    "explain": "jtl.report.explain",
+    "finetune": "jtl.report.run",
     "freeze_labels": "jtl.engine.freeze",
     "load_model": "jtl.weights.load",
-    "load_run": "jtl.experiment",
+    "load_run": "jtl.report.run",
     "losses": "jtl.engine.losses",
     "make_eval_step": "jtl.engine.evaluation",
     "make_train_step": "jtl.engine.step",
@@ -42,6 +44,7 @@ _HOMES = {
 __all__ = [
     "TrainState",
     "errors",
+    "explain",
     "finetune",
     "freeze_labels",
     "load_model",

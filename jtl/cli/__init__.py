@@ -14,6 +14,7 @@ _COMMANDS = {
     "jtl.cli.train:train": "Train a bundled recipe or a config file, or go on with a run.",
     "jtl.cli.run:evaluate": "Evaluate a finished run on one split of its data.",
     "jtl.cli.run:predict": "Name the classes of image files.",
+    "jtl.cli.report:report": "Write a run's report as one page, or compare several runs.",
     "jtl.cli.run:export": "Write a finished run's best parameters to one file.",
     "jtl.cli.params:params": "Show what each phase of a config trains, at which rate and cost.",
     "jtl.cli.models:models": "List networks and their released weights.",

@@ -176,8 +176,10 @@ def metrics_table(columns: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def show_result(console: Console, setup_workdir: Any, summary: Mapping[str, Any]) -> None:
-    """Prints the metrics of a finished run, where it lies, and what to do next."""
+def show_result(
+    console: Console, setup_workdir: Any, summary: Mapping[str, Any], report: Any = None
+) -> None:
+    """Prints the metrics of a finished run, where it and its report lie, and what to do next."""
     columns = {
         f"{split} ({which}, step {summary[which]['step']})": metrics
         for which in ("best", "final")
@@ -189,5 +191,7 @@ def show_result(console: Console, setup_workdir: Any, summary: Mapping[str, Any]
     if columns:
         console.print(metrics_table(columns))
     console.print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; all in {setup_workdir}")
+    if report is not None:
+        console.print(f"report   {report}")
     console.print(f"next     jtl evaluate {setup_workdir}")
     console.print(f"         jtl predict {setup_workdir} IMAGE.png")

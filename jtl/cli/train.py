@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jtl.experiment import Run
     from jtl.experiment.options import Config
 
 
@@ -24,6 +27,7 @@ def train(
     processes: int | None = None,
     process: int | None = None,
     wait: float = 300.0,
+    report: bool = True,
 ) -> None:
     """Train a recipe that comes with jtl, or a config file of your own.
 
@@ -45,6 +49,7 @@ def train(
         processes: how many there are.
         process: which one this is, from 0.
         wait: how long to wait for the other processes, in seconds.
+        report: write `report.html` at the end.
     """
     from jtl.cli.together import joined
     from jtl.config import to_yaml
@@ -59,7 +64,7 @@ def train(
         return
     several = distributed or (coordinator, processes, process) != (None, None, None)
     with joined(coordinator, processes, process, wait) if several else nullcontext():
-        _search(options) if find_rate else _train(options, workdir, resume)
+        _search(options) if find_rate else _train(options, workdir, resume, report)
 
 
 def _draw(options: "Config", path: Path) -> None:
@@ -75,9 +80,10 @@ def _search(options: "Config") -> None:
     show_search(search_rate(options))
 
 
-def _train(options: "Config", workdir: Path | None, resume: bool) -> None:
+def _train(options: "Config", workdir: Path | None, resume: bool, report: bool) -> None:
     from jtl.cli.console import Live, announce, make_console, show_result
     from jtl.experiment import train as run_training
+    from jtl.training.together import is_first
 
     console = make_console()
     with Live(console) as live:
@@ -88,4 +94,16 @@ def _train(options: "Config", workdir: Path | None, resume: bool) -> None:
             announce=lambda setup: announce(console, setup),
             listeners=(live,),
         )
-    show_result(console, run.workdir, run.summary)
+    page = _report(console, run) if report and is_first() else None
+    show_result(console, run.workdir, run.summary, page)
+
+
+def _report(console: "Console", run: "Run") -> Path | None:
+    from jtl.errors import JtlError
+    from jtl.report.run import with_report
+
+    try:
+        return with_report(run).report()
+    except JtlError as error:
+        console.print(f"report   not written: {error}")  # the run itself is complete
+        return None

@@ -1,0 +1,1 @@
+"""What a finished run looks like: pages, figures and maps of what the network looked at."""
