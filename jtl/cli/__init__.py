@@ -16,6 +16,7 @@ _COMMANDS = {
     "jtl.cli.run:predict": "Name the classes of image files.",
     "jtl.cli.report:report": "Write a run's report as one page, or compare several runs.",
     "jtl.cli.run:export": "Write a finished run's best parameters to one file.",
+    "jtl.cli.crossval:crossval": "Train on all folds but one, for each of them.",
     "jtl.cli.params:params": "Show what each phase of a config trains, at which rate and cost.",
     "jtl.cli.models:models": "List networks and their released weights.",
     "jtl.cli.config:schema": "Write the JSON Schema of a config, for editors.",

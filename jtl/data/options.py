@@ -30,6 +30,8 @@ class DataOptions:
             TFDS dataset (`tfds:NAME`, `tfds:NAME/CONFIG:VERSION`), or one that comes along:
             `digits` (scikit-learn's handwritten digits), `glyphs` (rendered from fonts).
         data_dir: where TFDS keeps its datasets; null is its own default.
+        group: the column of a manifest whose equal values belong in one split or fold; null is
+            `group`, where there is one.
         follow_links: whether symbolic links that lead outside the folder are followed.
         exclude: a `check.json` that `jtl check` wrote; what it marks is left out.
         batch_size: training examples a step, over all devices.
@@ -51,6 +53,7 @@ class DataOptions:
 
     source: str = "digits"
     data_dir: str | None = None
+    group: str | None = None
     follow_links: bool = False
     exclude: str | None = None
     batch_size: Annotated[int, Ge(1)] = 64
@@ -81,6 +84,11 @@ def load_source(options: DataOptions) -> Source:
         DataError: there is no such source, with near names; or it cannot be used.
     """
     name = options.source
+    if options.group is not None and not name.endswith((".csv", ".parquet")):
+        raise DataError(
+            f"data.group={options.group!r} names a column of a manifest, but data.source={name!r} "
+            "is none; give a .csv or a .parquet file."
+        )
     if name == "digits":
         return digits()
     if name == "glyphs":
@@ -98,7 +106,8 @@ def load_source(options: DataOptions) -> Source:
     if path.suffix in (".csv", ".parquet"):
         from jtl.data.sources.manifest import load_manifest
 
-        return load_manifest(path, follow_links=options.follow_links)
+        group = options.group or "group"
+        return load_manifest(path, follow_links=options.follow_links, group=group)
     if path.suffix == ".npz":
         from jtl.data.sources.objects import load_npz
 

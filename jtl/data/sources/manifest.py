@@ -25,7 +25,7 @@ from jtl.errors import DataError
 
 
 def load_manifest(
-    path: Path, *, root: Path | None = None, follow_links: bool = False
+    path: Path, *, root: Path | None = None, follow_links: bool = False, group: str = "group"
 ) -> FileSource:
     """The images that a table lists, in its order.
 
@@ -40,6 +40,7 @@ def load_manifest(
             `.parquet`.
         root: the folder that paths start from; the manifest's own by default.
         follow_links: whether paths and links may lead outside that folder.
+        group: the name of the column that groups.
 
     Raises:
         DataError: the table cannot be read, lacks a column, has empty cells, unknown splits, paths
@@ -48,7 +49,7 @@ def load_manifest(
     """
     path = Path(path)
     where = shown(str(path))
-    table = read_table(path)
+    table = read_table(path, group)
     folder = path.parent if root is None else Path(root)
     files, problems = _find_files(table, folder, follow_links)
     problems = [*table.problems, *_empty_cells(table), *problems]

@@ -34,20 +34,22 @@ class Table:
     problems: tuple[str, ...] = ()
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, group: str = "group") -> Table:
     """A manifest's cells.
 
     Args:
+        group: the name of the column that is known as `group`.
         path: a `.csv` in UTF-8 with a header, parted by commas, semicolons or tabs; or a
             `.parquet`.
 
     Raises:
         DataError: it cannot be read, or its columns do not say what they must.
     """
-    return _READERS.get(path.suffix.lower(), _unknown_format)(path, shown(str(path)))
+    reader = _READERS.get(path.suffix.lower(), _unknown_format)
+    return reader(path, shown(str(path)), group)
 
 
-def _read_csv(path: Path, where: str) -> Table:
+def _read_csv(path: Path, where: str, group: str) -> Table:
     # Names of files may hold any bytes; those that are not UTF-8 survive this way.
     text = _bytes_of(path, where).decode("utf-8-sig", "surrogateescape")
     head = text.split("\n", 1)[0]
@@ -55,7 +57,7 @@ def _read_csv(path: Path, where: str) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows, lines = [], []
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = _renamed([name.strip() for name in next(reader, [])], group, where)
         start = reader.line_num + 1
         for row in reader:
             if row:
@@ -80,20 +82,22 @@ def _read_csv(path: Path, where: str) -> Table:
     )
 
 
-def _read_parquet(path: Path, where: str) -> Table:
+def _read_parquet(path: Path, where: str, group: str) -> Table:
     import pyarrow
     import pyarrow.parquet
 
     data = _bytes_of(path, where)
     try:
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
-        header = table.schema_arrow.names
+        stored = table.schema_arrow.names
+        header = _renamed(stored, group, where)
         _check_header(header, where)
         known = [name for name in header if name in COLUMNS]
-        cells = table.read(columns=known).to_pydict()
+        names = dict(zip(header, stored))
+        cells = table.read(columns=[names[name] for name in known]).to_pydict()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{where} cannot be read as Parquet: {shown(str(error))}.") from error
-    columns = {name: [_as_cell(cell) for cell in cells[name]] for name in known}
+    columns = {name: [_as_cell(cell) for cell in cells[names[name]]] for name in known}
     nested = [
         name
         for name, own in columns.items()
@@ -108,14 +112,27 @@ def _read_parquet(path: Path, where: str) -> Table:
     )
 
 
-def _unknown_format(path: Path, where: str) -> Table:
+def _unknown_format(path: Path, where: str, group: str) -> Table:
+    del group
     raise DataError(f"{where}: a manifest is a .csv or a .parquet file, not {path.suffix!r}.")
 
 
-_READERS: Mapping[str, Callable[[Path, str], Table]] = {
+_READERS: Mapping[str, Callable[[Path, str, str], Table]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
+
+
+def _renamed(header: Sequence[str], group: str, where: str) -> list[str]:
+    """The header with the column that groups called `group`, and another of that name not."""
+    if group == "group":
+        return list(header)
+    if group not in header:
+        listed = ", ".join(shown(name) for name in header) or "nothing"
+        raise DataError(
+            f"{where}: there is no column {shown(group)!r} to group by; the header holds {listed}."
+        )
+    return [{group: "group", "group": "group (not used)"}.get(name, name) for name in header]
 
 
 def _bytes_of(path: Path, where: str) -> bytes:

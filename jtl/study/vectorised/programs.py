@@ -19,6 +19,7 @@ from jtl.training.options import TrainOptions
 from jtl.training.phases import Phase, make_phases
 
 _AXIS = "trials"
+_CHANGED = ("params", "batch_stats", "opt_state", "ema", "loss_scale")
 # Of an order's trials: the step and the key are the order's own, all else each trial's.
 _OWN = TrainState(
     step=None,  # type: ignore[arg-type]
@@ -111,6 +112,17 @@ class Programs:
             )
         return jax.jit(function, donate_argnums=donate)
 
+    def _in_turn(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which trials are mapped over all at once or one after the other.
+
+        A convolution with each trial's own kernels is one of many groups, which costs a CPU a
+        hundred times as much as the trials one by one.
+        """
+        rest = self._recipe.boundary.rest(self._recipe.shapes)["params"]
+        if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(rest)):
+            return function
+        return jax.custom_batching.sequential_vmap(function)
+
     def _tail(
         self, index: int, numbers: Numbers, order: Columns, params: Any
     ) -> tuple[TailStep, Phase]:
@@ -182,13 +194,18 @@ class Programs:
             batch["image"] = table.at[rows].get(mode="promise_in_bounds")
             batch["position"] = position
 
-            def of_trial(numbers: Numbers, state: TrainState, batch: Columns) -> Any:
+            def of_trial(
+                numbers: Numbers, state: TrainState, order: Columns, batch: Columns
+            ) -> Any:
                 tail, _ = self._tail(index, numbers, order, self._recipe.shapes["params"])
                 after, metrics = tail(state, batch)
-                return after, metrics["skipped"]
+                changed = {name: getattr(after, name) for name in _CHANGED}
+                return changed, metrics["skipped"]
 
-            mapped = jax.vmap(of_trial, (0, _OWN, None), (_OWN, 0))
-            after, skipped = mapped(numbers, state, batch)
+            mapped = jax.vmap(self._in_turn(of_trial), (0, _OWN, None, None))
+            changed, skipped = mapped(numbers, state, order, batch)
+            # The step stays the order's own, even where trials take turns.
+            after = dataclasses.replace(state, **changed, step=state.step + 1)
             active = place < columns["steps"]
             streak = jnp.where(active, (streaks[0] + 1) * skipped, streaks[0])
             worst = jnp.maximum(streaks[1], streak)
@@ -216,7 +233,7 @@ class Programs:
         step = make_eval_tail(self._recipe.evaluate, self._recipe.boundary)
 
         def batch_sums(variables: Any, batch: Columns) -> Any:
-            return jax.vmap(step, (0, None))(variables, batch)
+            return jax.vmap(self._in_turn(step), (0, None))(variables, batch)
 
         sums = _over_batches(batch_sums, table, columns, self.variables(state))
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=1, dtype=leaf.dtype), sums)
@@ -227,7 +244,7 @@ class Programs:
         step = PredictStep(forward=forward, prepare=None)
 
         def logits(variables: Any, batch: Columns) -> Any:
-            return jax.vmap(step, (0, None))(variables, batch)
+            return jax.vmap(self._in_turn(step), (0, None))(variables, batch)
 
         return _over_batches(logits, table, columns, variables)
 
@@ -252,7 +269,6 @@ def _over_batches(
 
 
 def _chosen(active: Any, after: TrainState, before: TrainState) -> TrainState:
-    after = dataclasses.replace(after, rng=before.rng)  # which never changes
     return jax.tree.map(
         lambda new, old: old if new is old else jnp.where(active, new, old), after, before
     )

@@ -58,6 +58,8 @@ class Trials:
         folder: a study's own, for the note of examples that cannot be read.
         devices: to spread trials over; all of this process's by default.
         at_once: how many trials a device takes at once; by its memory where None.
+        convolutions: whether trials that train convolutions are taken, one after the other in
+            one program; None takes them but on CPUs, which are slow at that.
     """
 
     def __init__(
@@ -67,10 +69,13 @@ class Trials:
         folder: Path | None = None,
         devices: Sequence[jax.Device] | None = None,
         at_once: int | None = None,
+        convolutions: bool | None = None,
     ) -> None:
         self._source, self._folder = source, folder or Path("runs") / "trials"
         self._devices = tuple(devices or jax.local_devices())
         self._at_once = at_once
+        on_cpus = self._devices[0].platform == "cpu"
+        self._convolutions = not on_cpus if convolutions is None else convolutions
         self._shapes: dict[str, Shape | str] = {}
 
     def refusal(self, config: Config) -> str | None:
@@ -134,4 +139,7 @@ class Trials:
         if len(bounds) < len(found):
             return "no leading part stays frozen in all phases"
         boundary = min(bounds, key=lambda own: len(own.stages))
+        rest = boundary.rest(setup.pretrained.variables)["params"]
+        if not self._convolutions and any(leaf.ndim > 2 for leaf in jax.tree.leaves(rest)):
+            return "convolutions are trained, which is faster one by one on a CPU"
         return Shape(setup, boundary, self._devices, self._at_once)

@@ -285,3 +285,15 @@ def test_images_of_no_label_are_named(images, labels):
     assert "rows have no labels: lines 2, 4" in refused(
         write_parquet(images, path=PATHS, labels=labels)
     )
+
+
+def test_another_column_may_group(images):
+    rows = [f"{path},{n % 2},{who}" for n, (path, who) in enumerate(zip(PATHS, "yxyx"))]
+    for table in (
+        write_csv(images, "path,label,person", *rows),
+        write_parquet(images, path=PATHS, label=["0", "1", "0", "1"], person=list("yxyx")),
+    ):
+        source = load_manifest(table, group="person")
+        np.testing.assert_array_equal(source.groups, [1, 0, 1, 0])
+    said = refused(write_csv(images, "path,label,person", *rows), group="patient")
+    assert "no column 'patient' to group by; the header holds path, label, person" in said

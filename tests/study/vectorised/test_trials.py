@@ -79,3 +79,18 @@ def test_devices_change_nothing():
     )
     for own, other in zip(one, four):
         np.testing.assert_allclose(own.logits, other.logits, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_two_phases_with_a_tail_of_convolutions(tmp_path):
+    phases = [
+        {"freeze": "backbone", "epochs": 1},
+        {"freeze": "stem..layer2", "epochs": 2, "dropout_rate": 0.2, "optimizer": {"l2_sp": 0.1}},
+    ]
+    changes = {"train__phases": phases, "train__ema_decay": 0.9}
+    stopping = {"patience": 1, "monitor": "loss"}
+    configs = [trial(number, train__early_stopping=stopping, **changes) for number in range(2)]
+    assert "convolutions" in Trials(source=source()).refusal(configs[0])
+    trials = Trials(source=source(), convolutions=True)
+    outcomes = trials.run(configs, keep_variables=True)
+    check_equal(outcomes[1], tmp_path / "run")
