@@ -33,7 +33,8 @@ def main() -> None:
         name, batch, size, turns = "resnet_mini", 8, 16, 2
     kind = "simulated on one CPU" if simulated else jax.devices()[0].device_kind
     print(f"{name}, batches of {batch}, {size} px, {jax.device_count()} devices, {kind}")
-    rows = _measure(name, batch, size, turns)
+    counts = (1, 8) if arguments.smoke else (1, 2, 4, 8)
+    rows = _measure(name, batch, size, turns, counts)
     print(f"{'placement':10} {'devices':>7} {'ms':>9} {'beside jit':>11} {'loss differs by':>16}")
     for row in rows:
         print(
@@ -44,17 +45,18 @@ def main() -> None:
     print(record.write(arguments.results, "placement", rows, **sizes))
 
 
-def _placements() -> dict[tuple[str, int], Any]:
+def _placements(counts: tuple[int, ...]) -> dict[tuple[str, int], Any]:
     found: dict[tuple[str, int], Any] = {("single", 1): jtl.parallel.single()}
-    counts = [n for n in (1, 2, 4, 8) if n <= jax.device_count()]
-    for count in counts:
+    for count in [count for count in counts if count <= jax.device_count()]:
         devices = jax.devices()[:count]
         found["pmap", count] = jtl.parallel.pmap(devices)
         found["mesh", count] = jtl.parallel.mesh(devices)
     return found
 
 
-def _measure(name: str, batch: int, size: int, turns: int) -> list[dict[str, Any]]:
+def _measure(
+    name: str, batch: int, size: int, turns: int, counts: tuple[int, ...]
+) -> list[dict[str, Any]]:
     pretrained = jtl.load_model(name, None, 10, rng=0, dropout_rate=0.2)
     rng = np.random.default_rng(0)
     data = {
@@ -67,7 +69,7 @@ def _measure(name: str, batch: int, size: int, turns: int) -> list[dict[str, Any
     state = jtl.TrainState.create(pretrained.variables, tx, rng=0)
     running, losses = {}, {}
     seconds: dict[tuple[str, int], list[float]] = {}
-    for key, place in _placements().items():
+    for key, place in _placements(counts).items():
         compiled, placed, put = place.compile(step), place.put_state(state), place.put_batch(data)
         placed, metrics = compiled(placed, put)
         losses[key], seconds[key] = float(metrics["loss"]), []
