@@ -10,9 +10,11 @@ import time
 import numpy as np
 import pytest
 
+from jtl.data.ahead import read_ahead
 from jtl.data.crop import CropOptions
 from jtl.data.pipeline import ReadOptions, TrainOrder, eval_batches, train_batches
 from jtl.data.reader import Reader
+from jtl.data.workers import read_steps
 from jtl.errors import DataError
 from tests.data.photos import photo_folder
 
@@ -90,15 +92,21 @@ def test_a_process_that_is_killed_is_named(reader):
     assert_none_left()
 
 
-def test_a_process_that_stands_still_is_given_up_after_the_time_out(reader):
-    with contextlib.closing(read(reader, stop=10_000, workers=1, timeout=2)) as batches:
-        next(batches)
-        (stopped,) = readers()
-        os.kill(stopped.pid, signal.SIGSTOP)
-        with pytest.raises(
-            DataError, match=rf"gave nothing for 2 s \(process {stopped.pid} is stopped"
-        ):
-            list(batches)
+class Counting:
+    """Steps that take no time."""
+
+    def __getitem__(self, step):
+        return {"step": np.array([step])}
+
+
+def test_a_process_that_stands_still_is_given_up_after_the_time_out():
+    steps = read_steps(Counting(), 0, 10_000, 1)
+    next(steps)  # as long as a process takes to start
+    (stopped,) = readers()
+    os.kill(stopped.pid, signal.SIGSTOP)
+    said = rf"the readers gave nothing for 1 s \(process {stopped.pid} is stopped\)"
+    with pytest.raises(DataError, match=said):
+        list(read_ahead(steps, 1, "the readers"))
     assert_none_left()
 
 
