@@ -17,6 +17,7 @@ _COMMANDS = {
     "jtl.cli.report:report": "Write a run's report as one page, or compare several runs.",
     "jtl.cli.run:export": "Write a finished run's best parameters to one file.",
     "jtl.cli.crossval:crossval": "Train on all folds but one, for each of them.",
+    "jtl.cli.check:check": "Find what spoils a dataset, and what training should leave out.",
     "jtl.cli.params:params": "Show what each phase of a config trains, at which rate and cost.",
     "jtl.cli.models:models": "List networks and their released weights.",
     "jtl.cli.config:schema": "Write the JSON Schema of a config, for editors.",

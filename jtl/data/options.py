@@ -74,11 +74,13 @@ class DataOptions:
         return self.threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
 
 
-def load_source(options: DataOptions) -> Source:
+def load_source(options: DataOptions, *, refuse: bool = True) -> Source:
     """The source that the options name, with images as they are.
 
     Args:
         options: which source.
+        refuse: whether a folder that cannot be trained on as it is raises, where it can still be
+            looked at; see `load_folder`.
 
     Raises:
         DataError: there is no such source, with near names; or it cannot be used.
@@ -102,7 +104,7 @@ def load_source(options: DataOptions) -> Source:
     if path.is_dir():
         from jtl.data.sources.folders import load_folder
 
-        return load_folder(path, follow_links=options.follow_links)
+        return load_folder(path, follow_links=options.follow_links, refuse=refuse)
     if path.suffix in (".csv", ".parquet"):
         from jtl.data.sources.manifest import load_manifest
 

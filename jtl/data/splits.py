@@ -53,6 +53,7 @@ def make_splits(
     *,
     named: Mapping[str, np.ndarray] = _NOTHING,
     groups: np.ndarray | None = None,
+    exclude: np.ndarray | None = None,
 ) -> Splits:
     """Seeded splits with every class in the same proportion.
 
@@ -63,6 +64,7 @@ def make_splits(
         run_seed: chooses which examples `shots` keeps.
         named: the splits that the source itself names, int `[n]` each.
         groups: int `[examples]`, equal for examples that fractions and folds may not part.
+        exclude: int `[n]`, left out of every split; all others stay where they were.
 
     Returns:
         Sorted indices under `train`, `val` and `test`; a split of fraction 0 is empty.
@@ -98,9 +100,22 @@ def make_splits(
         splits["train"], splits["val"] = make_folds(
             both, kind, options.fold.count, options.fold.seed, groups
         )[options.fold.index]
+    if exclude is not None:
+        splits = _left(splits, exclude)
     if options.shots is not None:
         splits["train"] = _few(splits["train"], labels, options.shots, run_seed)
     return {name: np.sort(splits[name]) for name in ("train", "val", "test")}
+
+
+def _left(splits: Splits, exclude: np.ndarray) -> dict[str, np.ndarray]:
+    left = {name: np.setdiff1d(own, exclude) for name, own in splits.items()}
+    for name, own in left.items():
+        if len(splits[name]) and not len(own):
+            raise DataError(
+                f"data.exclude leaves nothing of {name}, which had {len(splits[name])} examples; "
+                "set exclude to false in the file for what shall stay."
+            )
+    return left
 
 
 def _share(asked: float | str | None, name: str, named: Mapping[str, np.ndarray]) -> float | str:

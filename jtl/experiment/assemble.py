@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jtl.data.augment import AugmentOptions, make_augment
+from jtl.data.exclude import excluded
 from jtl.data.kept import KeptImages, keep_images
 from jtl.data.mix import make_mix
 from jtl.data.options import DataOptions
@@ -170,7 +171,12 @@ def make_examples(
     """
     data = config.data
     splits = make_splits(
-        source.labels, data.split, config.seed, named=source.splits, groups=source.groups
+        source.labels,
+        data.split,
+        config.seed,
+        named=source.splits,
+        groups=source.groups,
+        exclude=None if data.exclude is None else excluded(source, Path(data.exclude)),
     )
     reader = Reader(
         source=source,

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from jtl import load_run
+from jtl.data.exclude import excluded
+from jtl.data.options import DataOptions, load_source
 from jtl.errors import ConfigError, DataError
 from jtl.experiment import train
+from jtl.study.check.check import check
 from jtl.tree import differences
 from tests.data.photos import photo_bytes, photo_folder
 from tests.experiment.runs import InterruptionError, config, stop_at
@@ -41,6 +44,20 @@ def test_damaged_images_are_left_out_and_counted(folder, tmp_path):
     unreadable = finished.summary["data"]["unreadable"]
     assert unreadable == {"count": 2, "examples": ["class0/000.jpeg", "class1/005.jpeg"]}
     assert 0 <= finished.summary["data"]["waited"] <= 1
+    assert np.isfinite(finished.summary["final"]["metrics"]["test"]["loss"])
+
+
+def test_what_a_check_marks_is_never_read(folder, tmp_path):
+    damage(folder)
+    source = load_source(DataOptions(source=str(folder)))
+    result = check(source, data="photos", max_pixels=10**6)
+    path = tmp_path / "check.json"
+    path.write_text(json.dumps(result.to_json()))
+    damaged = {"class0/000.jpeg", "class1/005.jpeg"}
+    assert damaged <= {source.name(index) for index in excluded(source, path)}
+    # With `stop`, the default, reading one of them would end the run.
+    finished = train(options(folder, data__exclude=str(path)), workdir=tmp_path / "run")
+    assert finished.summary["data"]["unreadable"]["count"] == 0
     assert np.isfinite(finished.summary["final"]["metrics"]["test"]["loss"])
 
 

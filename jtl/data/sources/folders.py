@@ -34,7 +34,7 @@ class _Layout:
     splits: Mapping[str, str]  # by top folder; empty without split folders
 
 
-def load_folder(path: Path, *, follow_links: bool = False) -> FileSource:
+def load_folder(path: Path, *, follow_links: bool = False, refuse: bool = True) -> FileSource:
     """The images of a folder that holds one folder a class, with images at any depth below.
 
     Above the class folders there may be split folders: `train` (or `training`), `val` (`valid`,
@@ -46,6 +46,8 @@ def load_folder(path: Path, *, follow_links: bool = False) -> FileSource:
     Args:
         path: the folder; may itself be a link.
         follow_links: whether links may lead outside the folder.
+        refuse: whether what stands against training raises; else it is listed in the provenance
+            under `problems`, and images without a class are left out.
 
     Raises:
         DataError: there is no such folder, no image in it, an image beside the class folders, a
@@ -62,18 +64,20 @@ def load_folder(path: Path, *, follow_links: bool = False) -> FileSource:
     splits = [split for split in ("train", "val", "test") if split in layout.splits.values()]
     problems = [*found.problems, *_beside(found, layout, where), *_empty(found, layout, members)]
     problems += class_problems({name: own for name, own in members.items() if own}, splits, where)
-    if problems:
+    within = [file for file in found.files if file.name.count("/") > layout.depth]
+    if problems and (refuse or not within):
         raise _refusal(problems)
     number = {name: place for place, name in enumerate(members)}
-    parts = [file.name.split("/", 2) for file in found.files]
+    parts = [file.name.split("/", 2) for file in within]
     own = np.array([layout.splits.get(each[0], "") for each in parts])
     return FileSource(
         root=Path(os.path.abspath(path)),  # noqa: PTH100, as the user named it, links and all
-        files=tuple(found.files),
+        files=tuple(within),
         labels=np.array([number[each[layout.depth]] for each in parts], np.int32),
         classes=tuple(shown(name) for name in members),
         splits={split: np.flatnonzero(own == split) for split in splits},
-        provenance=_provenance(root, found, missing_from(members, splits)),
+        provenance=_provenance(root, found, missing_from(members, splits))
+        | ({"problems": problems} if problems else {}),
     )
 
 

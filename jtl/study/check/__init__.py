@@ -1,0 +1,1 @@
+"""The cleaner: what spoils a set of labelled images, found and ranked."""
