@@ -1,81 +1,91 @@
 """`jtl evaluate`, `jtl predict` and `jtl export`: what to do with a finished run."""
 
-import csv
-import io
-import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 
 def evaluate(
-    workdir: Path, *, split: str = "test", checkpoint: Literal["best", "last"] = "best"
+    workdir: Path,
+    other: Path | None = None,
+    *,
+    split: str = "test",
+    checkpoint: Literal["best", "last"] = "best",
+    tta: Literal["flip", "five", "ten"] | None = None,
+    per_class: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Evaluate a finished run on one split of its data.
+    """Evaluate a finished run on one split of its data, or compare two runs on it.
 
-    Example: `jtl evaluate runs/digits --split val`.
+    Every figure has a 95 % interval, by a bootstrap over examples; of two runs, so has their
+    difference, and McNemar's exact test says whether it may be chance.
+
+    Example: `jtl evaluate runs/digits --split val`, `jtl evaluate runs/one runs/two`.
 
     Args:
         workdir: the run's folder.
+        other: the folder of a second run, on the same data and splits.
         split: `train`, `val` or `test`.
         checkpoint: the best parameters by the monitored metric, or the last.
+        tta: average the probabilities of each image and its mirror image (`flip`), of its corners
+            and centre (`five`), or of both (`ten`).
+        per_class: show each class's figures as well.
     """
-    from jtl.cli.console import make_console, metrics_table
+    from jtl.cli.console import make_console
+    from jtl.cli.figures import class_table, comparison_table, interval_table
     from jtl.experiment import load_run
+    from jtl.training.measure.compare import compare
+    from jtl.training.measure.intervals import intervals
 
-    metrics = load_run(workdir, checkpoint).evaluate(split)
-    make_console().print(metrics_table({split: metrics}))
+    console = make_console()
+    tally = load_run(workdir, checkpoint).tally(split, tta)
+    if other is not None:
+        found = compare(tally, load_run(other, checkpoint).tally(split, tta))
+        console.print(comparison_table(found, workdir, other))
+        console.print(
+            f"{found.only_first} examples are right in {workdir} alone, {found.only_second} in "
+            f"{other} alone: p = {found.p_value:.3g} (McNemar, exact)"
+        )
+        return
+    console.print(interval_table(split, tally.metrics(), intervals(tally)))
+    if per_class:
+        console.print(class_table(tally.classes()))
 
 
 def predict(
     workdir: Path,
-    images: Annotated[list[Path], Parameter(negative="")],
+    images: Annotated[list[str], Parameter(negative="")],
     *,
-    top: int = 1,
+    top: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
     format: Literal["table", "json", "csv"] = "table",
+    batch_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    tta: Literal["flip", "five", "ten"] | None = None,
 ) -> None:
-    """Name the classes of image files.
+    """Name the classes of image files, of all in a folder, or of those that match a glob.
 
-    Example: `jtl predict runs/digits three.png seven.png --top 3 --format json`.
+    Probabilities have the run's temperature applied. A file that cannot be read is named on
+    standard error, the rest is done, and the exit status is 1.
+
+    Example: `jtl predict runs/digits three.png scans/ "photos/**/*.jpg" --top 3 --format json`.
 
     Args:
         workdir: the run's folder.
-        images: image files.
+        images: image files, folders or globs.
         top: how many classes to name for each image.
         format: a table, JSON (a list) or CSV.
+        batch_size: images a step; by default as many as in evaluation.
+        tta: as for `jtl evaluate`.
     """
-    from jtl.cli.console import make_console
+    from jtl.cli.rows import write_predictions
     from jtl.experiment import load_run
 
-    predictions = load_run(workdir).predict(images, top=top)
-    rows = [
-        {"image": str(path), "class": name, "probability": round(probability, 6)}
-        for path, own in zip(images, predictions)
-        for name, probability in zip(own.classes, own.probabilities)
-    ]
-    if format == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-    elif format == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["image", "class", "probability"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        print(text.getvalue(), end="")
-    else:
-        make_console().print(_table(rows))
-
-
-def _table(rows: list[dict[str, object]]):  # type: ignore[no-untyped-def]
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("image", overflow="fold")
-    table.add_column("class")
-    table.add_column("probability", justify="right")
-    for row in rows:
-        table.add_row(str(row["image"]), str(row["class"]), f"{row['probability']:.4f}")
-    return table
+    run = load_run(workdir)
+    made = run.iter_predict(images, top, batch_size=batch_size, tta=tta)
+    several = run.config.train.loss.name == "sigmoid"
+    if write_predictions(made, format, several=several):
+        sys.exit(1)
 
 
 def export(

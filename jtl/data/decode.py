@@ -98,15 +98,23 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         DataError: there is no such file, it is no image that can be read, it is too large, or
             its levels have no known range.
     """
+    return open_picture(read_file(path), shown(str(path)), max_pixels).pixels()
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
     where = shown(str(path))
     try:
-        data = read_regular(path)
+        return read_regular(path)
     except FileNotFoundError as error:
         raise DataError(f"{where}: there is no such image.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{where} cannot be read: {reason}.") from error
-    return open_picture(data, where, max_pixels).pixels()
 
 
 def check_size(height: int, width: int, where: str, max_pixels: int) -> None:

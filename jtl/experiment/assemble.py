@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,21 @@ from jtl.data.exclude import excluded
 from jtl.data.kept import KeptImages, keep_images
 from jtl.data.mix import make_mix
 from jtl.data.options import DataOptions
-from jtl.data.pipeline import IN_THREADS, ReadOptions, TrainOrder, eval_batches, train_batches
+from jtl.data.pipeline import ReadOptions, TrainOrder, eval_batches, train_batches
 from jtl.data.reader import Reader, sized_once
 from jtl.data.sources.arrays import ArraySource
 from jtl.data.sources.protocol import Arrays, Source
 from jtl.data.splits import Splits, make_splits
 from jtl.engine import parallel
-from jtl.engine.evaluation import Prepare, make_eval_step, make_predict_step
-from jtl.engine.losses import Loss, LossOptions, make_loss
+from jtl.engine.evaluation import Prepare, make_eval_step, make_score_step
 from jtl.engine.parallel import Placement
+from jtl.engine.views import Views
 from jtl.errors import ConfigError
 from jtl.experiment.options import Config, ModelOptions
 from jtl.rng import base_key, stream_key
-from jtl.training.evaluate import evaluate, predict
+from jtl.training.evaluate import evaluate, score
+from jtl.training.feed import check_labels
+from jtl.training.measure.predictions import Predictions
 from jtl.training.options import MeshOptions, TrainOptions
 from jtl.training.phases import Phase, make_phases
 from jtl.training.unreadable import Unreadable
@@ -217,7 +219,7 @@ def _keep(source: Source, data: DataOptions, preprocess: Preprocess) -> KeptImag
 
 
 class Evaluator:
-    """Evaluates and predicts with one network, each program compiled once."""
+    """Evaluates and scores with one network, each program compiled once."""
 
     def __init__(
         self,
@@ -225,32 +227,57 @@ class Evaluator:
         preprocess: Preprocess,
         place: Placement,
         batch_size: int,
-        loss: Loss | None = None,
+        *,
+        several: bool = False,
+        views: Views | None = None,
     ) -> None:
         prepare = make_prepare(preprocess)
-        self._place = place
-        self.step = make_eval_step(model, loss=loss, prepare=prepare)
+        self._place, self.several = place, several
+        # By the plain form of the loss that was minimised.
+        self.step = make_eval_step(model, prepare=prepare, several=several)
         self._evaluate = place.compile(self.step)
-        self._predict = place.compile(make_predict_step(model, prepare=prepare))
-        parts = place.batch_parts
-        self.batch_size = -(-batch_size // parts) * parts
+        scored = make_score_step(model, prepare=prepare, several=several, views=views)
+        self._score = place.compile(scored)
+        self.batch_size = self.rounded(batch_size)
         self.share = place.share(self.batch_size)
 
+    def rounded(self, batch_size: int) -> int:
+        """The next batch size that divides over the devices."""
+        parts = self._place.batch_parts
+        return -(-batch_size // parts) * parts
+
     def metrics(self, variables: Any, examples: Examples, split: str) -> dict[str, float]:
-        """The metrics of a split; `variables` lie where `put` placed them."""
+        """The metrics of a split, summed on the devices; `variables` lie where `put` put them."""
         batches = examples.batches(split, self.batch_size, self.share)
         return evaluate(self._place, self._evaluate, variables, batches)
 
-    def probabilities(
-        self,
-        variables: Any,
-        reader: Reader,
-        indices: np.ndarray,
-        options: ReadOptions = IN_THREADS,
-    ) -> np.ndarray:
-        """Class probabilities of these examples, in order, float `[examples, classes]`."""
-        batches = eval_batches(reader, indices, self.batch_size, self.share, options)
-        return predict(self._place, self._predict, variables, batches, len(indices))
+    def predictions(self, variables: Any, examples: Examples, split: str) -> Predictions:
+        """What the network says of a split's examples, but for those that cannot be read.
+
+        Raises:
+            DataError: an example has a label that is no class of the network.
+        """
+        indices, source = examples.splits[split], examples.source
+        batches = examples.batches(split, self.batch_size, self.share)
+        logits, read = zip(*self.scored(variables, batches))
+        mask = np.concatenate(read)[: len(indices)]
+        chosen = indices[mask]
+        label = source.labels[chosen]
+        check_labels({"label": label, "example": chosen}, len(source.classes))
+        return Predictions(
+            logits=np.concatenate(logits)[: len(indices)][mask],
+            label=label,
+            example=chosen.astype(np.int32),
+            name=np.array([source.name(int(index)) for index in chosen], dtype=np.str_),
+            classes=source.classes,
+            several=self.several,
+        )
+
+    def scored(
+        self, variables: Any, batches: Iterable[Arrays]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The logits and the mask of each of these batches, in order."""
+        return score(self._place, self._score, variables, batches)
 
     def put(self, variables: Any) -> Any:
         """Copies variables to where the steps run."""
@@ -258,11 +285,25 @@ class Evaluator:
 
 
 def make_evaluator(
-    config: Config, model: Any, preprocess: Preprocess, place: Placement
+    config: Config,
+    model: Any,
+    preprocess: Preprocess,
+    place: Placement,
+    views: Views | None = None,
 ) -> Evaluator:
-    """What evaluates a network of this config, by the plain form of the loss it minimises."""
-    plain = make_loss(LossOptions(name="sigmoid" if _many_labels(config) else "cross_entropy"))
-    return Evaluator(model, preprocess, place, config.data.eval_batch_size, plain)
+    """What evaluates a network of this config.
+
+    Args:
+        config: of the run.
+        model: the network.
+        preprocess: of its weights.
+        place: where steps run.
+        views: of each image, whose probabilities are averaged; None looks at the image alone.
+    """
+    several = _many_labels(config)
+    return Evaluator(
+        model, preprocess, place, config.data.eval_batch_size, several=several, views=views
+    )
 
 
 def _many_labels(config: Config) -> bool:

@@ -1,7 +1,7 @@
 """A finished run, read back from its folder: its network, its metrics, its predictions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jtl.data.decode import read_image
 from jtl.data.options import load_source
 from jtl.data.reader import Reader
-from jtl.data.sources.arrays import ArraySource
+from jtl.data.sources.listing import first_of
 from jtl.data.sources.protocol import Source
-from jtl.errors import CheckpointError, ConfigError
+from jtl.engine.views import ViewsName, make_views
+from jtl.errors import CheckpointError, ConfigError, DataError
 from jtl.experiment.assemble import (
     Evaluator,
     Examples,
@@ -23,27 +23,19 @@ from jtl.experiment.assemble import (
     make_examples,
     make_placement,
 )
+from jtl.experiment.conclude import PREDICTIONS, calibration_of
 from jtl.experiment.options import Config
+from jtl.experiment.predict import Images, Prediction, predict_each, unlabelled
 from jtl.experiment.workdir import check_data, read_summary, stored_config
 from jtl.models.registry import model_spec
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.files import read_json, write_json
+from jtl.training.measure.calibrate import untempered
+from jtl.training.measure.predictions import RAW, Calibration, Predictions, read_predictions
+from jtl.training.measure.tally import Tally
 from jtl.weights.preprocess import Preprocess
 
 Which = Literal["best", "last"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a run says of one image.
-
-    Attributes:
-        classes: the most probable classes, best first.
-        probabilities: theirs, in [0, 1].
-    """
-
-    classes: tuple[str, ...]
-    probabilities: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +50,8 @@ class Run:
         variables: the best ones by the monitored metric, or the last.
         preprocess: how images reach the network.
         classes: the name of each class, by logit.
+        calibration: the temperature and thresholds that these variables were given on validation.
+        checkpoint: which variables these are.
         source: the examples, where they were given in memory.
     """
 
@@ -68,76 +62,183 @@ class Run:
     variables: dict[str, Any]
     preprocess: Preprocess
     classes: tuple[str, ...]
+    calibration: Calibration = RAW
+    checkpoint: Which = "best"
     source: Source | None = None
 
-    def evaluate(self, split: str = "test") -> dict[str, float]:
-        """The metrics of one split: every example once.
+    def evaluate(self, split: str = "test", tta: ViewsName | None = None) -> dict[str, float]:
+        """The metrics of one split: every example once, with the run's thresholds.
 
         Args:
             split: `train`, `val` or `test`.
+            tta: the views of each image whose probabilities are averaged; None is the image alone.
 
         Raises:
-            ConfigError: there is no such split, or it is empty.
+            ConfigError: there is no such split, or it is empty; or there are no such views.
             DataError: the examples were given in memory and are gone, or they changed.
         """
-        examples = self._examples
+        return self.tally(split, tta).metrics()
+
+    def tally(self, split: str = "test", tta: ViewsName | None = None) -> Tally:
+        """Everything that can be said of one split: metrics, per class, confusion, reliability.
+
+        Args:
+            split: as for `evaluate`.
+            tta: likewise.
+
+        Raises:
+            JtlError: as `evaluate`.
+        """
+        return Tally(self._score(split, tta), untempered(self.calibration))
+
+    def predictions(self, split: str = "test") -> Predictions:
+        """What the run said of each example of a split: those it kept, else computed now.
+
+        Args:
+            split: `train`, `val` or `test`; the latter two of the best parameters are kept.
+
+        Raises:
+            JtlError: as `evaluate`; or what was kept is damaged.
+        """
+        kept = None
+        if self.checkpoint == "best":
+            kept = read_predictions(self.workdir / PREDICTIONS, split)
+        return self._score(split, None) if kept is None else kept
+
+    def predict(
+        self,
+        images: Images,
+        top: int = 1,
+        *,
+        batch_size: int | None = None,
+        tta: ViewsName | None = None,
+    ) -> list[Prediction]:
+        """Classes and calibrated probabilities of images, one prediction each, in order.
+
+        An image that cannot be read has a prediction that says so in `problem`.
+
+        Args:
+            images: paths, folders or globs; or uint8 `[n, height, width, 3]`.
+            top: how many classes to name for each image.
+            batch_size: images a step; by default as many as in evaluation.
+            tta: as for `evaluate`.
+
+        Raises:
+            DataError: there is no image at all.
+        """
+        return list(self.iter_predict(images, top, batch_size=batch_size, tta=tta))
+
+    def iter_predict(
+        self,
+        images: Images,
+        top: int = 1,
+        *,
+        batch_size: int | None = None,
+        tta: ViewsName | None = None,
+    ) -> Iterator[Prediction]:
+        """As `predict`, each prediction as soon as its batch is done."""
+        source, missing = unlabelled(images)
+        yield from missing
+        preprocess, data = self._preprocess(tta), self.config.data
+        reader = Reader(
+            source=source,
+            size=preprocess.input_size,
+            fit=preprocess.resize_and_crop,
+            threads=data.decoders,
+            skip=not isinstance(images, np.ndarray),
+            max_pixels=data.max_pixels,
+        )
+        yield from predict_each(
+            self._evaluator(tta),
+            self._placed,
+            reader,
+            self.calibration,
+            self.classes,
+            top=top,
+            batch_size=batch_size or data.eval_batch_size,
+            options=data.read,
+        )
+
+    def _score(self, split: str, tta: ViewsName | None) -> Predictions:
+        examples = self._examples(tta)
         if split not in examples.splits or not len(examples.splits[split]):
             known = ", ".join(name for name, own in examples.splits.items() if len(own))
             raise ConfigError(f"this run has no examples in the split {split!r}; it has {known}.")
-        return self._evaluator.metrics(self._placed, examples, split)
+        return self._evaluator(tta).predictions(self._placed, examples, split)
 
-    def predict(self, images: Sequence[str | Path] | np.ndarray, top: int = 1) -> list[Prediction]:
-        """Classes and probabilities of images.
+    def _preprocess(self, tta: ViewsName | None) -> Preprocess:
+        if tta in ("five", "ten"):
+            return with_margin(self.preprocess)
+        return self.preprocess
 
-        Args:
-            images: paths, or uint8 `[n, height, width, 3]`.
-            top: how many classes to name for each image.
+    def _examples(self, tta: ViewsName | None) -> Examples:
+        if tta not in self._made_examples:
+            source = self._source
+            check_classes(source, self.classes)
+            check_data(self.workdir, source)
+            made = make_examples(source, self.config, self._preprocess(tta), self.workdir)
+            self._made_examples[tta] = made
+        return self._made_examples[tta]
 
-        Raises:
-            DataError: a file is no image that can be read.
-        """
-        if isinstance(images, np.ndarray):
-            pixels = [self.preprocess.resize_and_crop(image) for image in images]
-        else:
-            limit = self.config.data.max_pixels
-            pixels = [
-                self.preprocess.resize_and_crop(read_image(Path(path), limit)) for path in images
-            ]
-        if not pixels:
-            return []
-        rows = self._probabilities(np.stack(pixels))
-        order = np.argsort(-rows, axis=-1, kind="stable")[:, :top]
-        return [
-            Prediction(
-                classes=tuple(self.classes[i] for i in best),
-                probabilities=tuple(float(row[i]) for i in best),
-            )
-            for row, best in zip(rows, order)
-        ]
-
-    def _probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        labels = np.zeros(len(pixels), np.int32)
-        reader = Reader(
-            source=ArraySource(images=pixels, labels=labels, classes=self.classes),
-            size=self.preprocess.input_size,
-            fit=self.preprocess.resize_and_crop,
-        )
-        return self._evaluator.probabilities(self._placed, reader, np.arange(len(pixels)))
+    def _evaluator(self, tta: ViewsName | None) -> Evaluator:
+        if tta not in self._evaluators:
+            views = None if tta is None else make_views(tta, self.preprocess.input_size)
+            place = make_placement(self.config.train)
+            made = make_evaluator(self.config, self.model, self.preprocess, place, views)
+            self._evaluators[tta] = made
+        return self._evaluators[tta]
 
     @cached_property
-    def _examples(self) -> Examples:
-        source = load_source(self.config.data) if self.source is None else self.source
-        check_data(self.workdir, source)
-        return make_examples(source, self.config, self.preprocess, self.workdir)
+    def _source(self) -> Source:
+        return load_source(self.config.data) if self.source is None else self.source
 
     @cached_property
-    def _evaluator(self) -> Evaluator:
-        place = make_placement(self.config.train)
-        return make_evaluator(self.config, self.model, self.preprocess, place)
+    def _made_examples(self) -> dict[str | None, Examples]:
+        return {}
+
+    @cached_property
+    def _evaluators(self) -> dict[str | None, Evaluator]:
+        return {}
 
     @cached_property
     def _placed(self) -> Any:
-        return self._evaluator.put(self.variables)
+        return self._evaluator(None).put(self.variables)
+
+
+def with_margin(preprocess: Preprocess) -> Preprocess:
+    """The preprocessing that leaves what is cut off around the central crop.
+
+    Raises:
+        ConfigError: nothing is cut off.
+    """
+    if preprocess.fit != "crop" or preprocess.resize <= preprocess.input_size:
+        raise ConfigError(
+            "five and ten crops are cut from the margin around the central crop, and the "
+            "preprocessing of these weights cuts nothing off; take tta='flip'."
+        )
+    return dataclasses.replace(preprocess, input_size=preprocess.resize)
+
+
+def check_classes(source: Source, classes: tuple[str, ...]) -> None:
+    """Refuses data whose classes are not those of the network.
+
+    Raises:
+        DataError: which are missing on either side.
+    """
+    if tuple(source.classes) == classes:
+        return
+    unknown = [name for name in source.classes if name not in classes]
+    gone = [name for name in classes if name not in source.classes]
+    problems = [
+        f"{what}: {first_of(names)}"
+        for what, names in (
+            ("has classes that the model does not have", unknown),
+            ("lacks classes of the model", gone),
+        )
+        if names
+    ]
+    said = "; it ".join(problems) or "has the classes of the model in another order"
+    raise DataError(f"the data {said}; give the data that the run was trained on.")
 
 
 def load_run(workdir: str | Path, checkpoint: Which = "best") -> Run:
@@ -169,6 +270,8 @@ def load_run(workdir: str | Path, checkpoint: Which = "best") -> Run:
         variables=variables,
         preprocess=preprocess,
         classes=tuple(record["classes"]),
+        calibration=calibration_of(summary["best" if checkpoint == "best" else "final"]),
+        checkpoint=checkpoint,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jtl.data.options import load_source
 from jtl.data.sources.protocol import Arrays, Source
-from jtl.engine.metrics import METRICS
+from jtl.engine.metrics import METRICS, SEVERAL_METRICS
 from jtl.engine.parallel import Placement, check_batch_size
 from jtl.errors import ConfigError
 from jtl.experiment.assemble import (
@@ -62,6 +62,7 @@ def set_up(config: Config, workdir: Path, source: Source | None = None) -> Setup
     _check_batches(config, place)
     if source is None:
         source = load_source(config.data)
+    _check_loss(config, source)
     pretrained = make_model(config.model, source.classes, config.seed)
     if config.data.background is not None:
         preprocess = dataclasses.replace(pretrained.preprocess, background=config.data.background)
@@ -91,15 +92,27 @@ def _check_evaluation(config: Config, *, validates: bool) -> None:
                 "train.early_stopping looks at the validation split, which is empty; set "
                 "data.split.val above 0, or train.early_stopping=null."
             )
+    several = train.loss.name == "sigmoid"
+    known = SEVERAL_METRICS if several else METRICS
     for option, metric in asked.items():
-        if metric is not None and metric not in METRICS:
+        if metric is not None and metric not in known:
             raise ConfigError(
-                f"{option}={metric!r} is never reported; choose one of {', '.join(METRICS)}."
+                f"{option}={metric!r} is never reported; choose one of {', '.join(known)}."
             )
-    if train.loss.name == "sigmoid":
+
+
+def _check_loss(config: Config, source: Source) -> None:
+    """Several labels an image, and one, have losses of their own."""
+    name, several = config.train.loss.name, source.labels.ndim == 2
+    if several and name != "sigmoid":
         raise ConfigError(
-            "train.loss.name=sigmoid is for several labels an image, which no source of a config "
-            "has; use jtl.losses.sigmoid_cross_entropy with jtl.make_train_step."
+            f"the images of {config.data.source} have several labels each, of which "
+            f"train.loss.name={name} takes one; set train.loss.name=sigmoid."
+        )
+    if not several and name == "sigmoid":
+        raise ConfigError(
+            f"train.loss.name=sigmoid is for several labels an image, but the images of "
+            f"{config.data.source} have one each; set train.loss.name=cross_entropy."
         )
 
 

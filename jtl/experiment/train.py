@@ -1,7 +1,5 @@
 """Training from a config: assemble, run the loop, evaluate, audit, write the summary."""
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +11,9 @@ from jtl.data.options import DataOptions
 from jtl.data.sources.arrays import from_arrays
 from jtl.data.sources.protocol import Source
 from jtl.engine.schedules import ScheduleOptions
-from jtl.experiment.assemble import Evaluator, Examples, make_evaluator
+from jtl.experiment.assemble import Evaluator, make_evaluator
 from jtl.experiment.compilation import keep_compiled_programs
+from jtl.experiment.conclude import Conclusion, calibration_of, conclude, keep
 from jtl.experiment.feed import make_cached_feed
 from jtl.experiment.options import Config, ModelOptions
 from jtl.experiment.run import Run, write_model
@@ -77,6 +76,7 @@ def train(
         variables=best,
         preprocess=setup.pretrained.preprocess,
         classes=setup.examples.source.classes,
+        calibration=calibration_of(summary["best"]),
         source=source,
     )
 
@@ -105,18 +105,18 @@ def _carry_out(
             )
             state, progress = outcome.state, outcome.progress
             audit = audit_frozen(pretrained.variables, state.variables, setup.phases)
-            final = state.variables if state.ema is None else state.ema_variables
-            best = final
+            best = final = state.variables if state.ema is None else state.ema_variables
+            concluded = last = conclude(evaluator, setup.examples, final, splits)
             if progress.best_step not in (None, progress.step):
                 best = checkpoints.variables(progress.best_step, state.variables)
-            summary = _summary(setup, progress, evaluator, best, final, splits) | {
+                concluded = conclude(evaluator, setup.examples, best, splits)
+            summary = _summary(setup, progress, concluded, last) | {
                 "frozen_audit": audit,
                 "stopped_early": progress.stopped,
                 "step_compilations": list(outcome.compilations),
                 "data": _data_record(setup, outcome),
             }
-            predictions = _predictions(setup.examples, evaluator, best, splits)
-            on_first(lambda: _end(setup.workdir, predictions, summary))
+            on_first(lambda: _end(setup.workdir, concluded, summary))
             for listener in heard:
                 listener(Ended(summary=summary))
     return summary, best
@@ -132,9 +132,8 @@ def _records(workdir: Path, start: int) -> Iterator[tuple[Listener, ...]]:
         yield (records,)
 
 
-def _end(workdir: Path, predictions: str | None, summary: dict[str, Any]) -> None:
-    if predictions is not None:
-        write_text(workdir / "predictions.csv", predictions)
+def _end(workdir: Path, concluded: Conclusion, summary: dict[str, Any]) -> None:
+    keep(workdir, concluded)
     write_json(workdir / "summary.json", summary)
 
 
@@ -223,27 +222,20 @@ def _loop(
 
 
 def _summary(
-    setup: Setup,
-    progress: Progress,
-    evaluator: Evaluator,
-    best: Any,
-    final: Any,
-    evaluated: Sequence[str],
+    setup: Setup, progress: Progress, best: Conclusion, final: Conclusion
 ) -> dict[str, Any]:
     splits = {name: own for name, own in setup.examples.splits.items() if len(own)}
 
-    def measured(variables: Any, step: int) -> dict[str, Any]:
-        placed = evaluator.put(variables)
-        metrics = {
-            split: evaluator.metrics(placed, setup.examples, split)
-            for split in ("val", "test")
-            if split in splits and split in evaluated
+    def record(conclusion: Conclusion, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "metrics": conclusion.metrics(),
+            "intervals": conclusion.intervals(),
+            "calibration": conclusion.calibration(),
         }
-        return {"step": step, "metrics": metrics}
 
     order = setup.examples.order(setup.config)
-    last = measured(final, progress.step)
-    same = progress.best_step in (None, progress.step)
+    last = record(final, progress.step)
     return {
         "name": setup.config.name,
         "steps": progress.step,
@@ -251,7 +243,7 @@ def _summary(
         "seconds": progress.seconds,
         "examples": {name: len(own) for name, own in splits.items()},
         "monitor": setup.config.train.monitor,
-        "best": last if same else measured(best, progress.best_step or 0),
+        "best": last if best is final else record(best, progress.best_step or 0),
         "final": last,
     }
 
@@ -263,25 +255,3 @@ def _data_record(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "waited": outcome.waited,
         "unreadable": {"count": len(names), "examples": names[:_NAMED]},
     }
-
-
-def _predictions(
-    examples: Examples, evaluator: Evaluator, best: Any, splits: Sequence[str]
-) -> str | None:
-    """What the best variables say of the test split, or of validation without one, as CSV."""
-    known = (name for name in ("test", "val") if name in splits and len(examples.splits[name]))
-    split = next(known, None)
-    if split is None:
-        return None
-    indices = examples.splits[split]
-    indices = indices[~examples.unreadable.among(indices)]
-    placed = evaluator.put(best)
-    rows = evaluator.probabilities(placed, examples.reader, indices, examples.options)
-    names = examples.source.classes
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "example", "label", "predicted", *(f"p({name})" for name in names)])
-    for index, row in zip(indices, rows):
-        label, predicted = names[examples.source.labels[index]], names[int(row.argmax())]
-        writer.writerow([split, index, label, predicted, *(f"{p:.6g}" for p in row)])
-    return text.getvalue()

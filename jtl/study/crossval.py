@@ -20,6 +20,8 @@ from jtl.experiment.workdir import check_workdir, make_workdir
 from jtl.study.spread import Spread, spread_of
 from jtl.study.vectorised import Outcome, Trials
 from jtl.training.files import read_json, write_json, write_text
+from jtl.training.measure.predictions import Predictions
+from jtl.training.measure.tally import Tally
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,7 +129,7 @@ def crossval(
     tell(Announcement(total=len(configs), done=len(done), separately=why))
     left = {place: own for place, own in configs.items() if place not in done}
     if why is None:
-        found = _train_together(trials, left)
+        found = _train_together(trials, left, source)
     else:
         found = _train_apart(folder, left, source)
     for fold in found:
@@ -173,25 +175,34 @@ def _check_plan(folder: Path, folds: int, repeats: int) -> None:
     del repeats
 
 
-def _train_together(trials: Trials, configs: Mapping[tuple[int, int], Config]) -> Iterator[Fold]:
+def _train_together(
+    trials: Trials, configs: Mapping[tuple[int, int], Config], source: Source
+) -> Iterator[Fold]:
     # Repeat by repeat, which is how far a start that is interrupted has come.
     for repeat in sorted({repeat for repeat, _ in configs}):
         own = {place: config for place, config in configs.items() if place[0] == repeat}
         for place, outcome in zip(own, trials.run(list(own.values()))):
-            yield _fold_of(place, outcome)
+            yield _fold_of(place, outcome, source)
 
 
-def _fold_of(place: tuple[int, int], outcome: Outcome) -> Fold:
+def _fold_of(place: tuple[int, int], outcome: Outcome, source: Source) -> Fold:
     if outcome.failure is not None:
         raise DivergedError(
             f"fold {place[1]} of repeat {place[0]} {outcome.failure}; lower the rate, or set "
             "train.phases.0.optimizer.clip_norm."
         )
+    said = Predictions(
+        logits=np.asarray(outcome.logits),
+        label=source.labels[outcome.examples],
+        example=outcome.examples,
+        name=np.array([source.name(int(index)) for index in outcome.examples], np.str_),
+        classes=source.classes,
+    )
     return Fold(
         repeat=place[0],
         fold=place[1],
         best_step=outcome.best_step,
-        metrics=outcome.best,
+        metrics=Tally(said).metrics(),
         examples=outcome.examples,
         probabilities=np.asarray(jax.nn.softmax(outcome.logits, axis=-1)),
     )

@@ -1,13 +1,13 @@
 """Evaluation and prediction over whole splits: every example once, whatever the batch size."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from jtl.data.sources.protocol import Arrays
-from jtl.engine.metrics import summarize
+from jtl.engine.metrics import summarize, total_of
 from jtl.engine.parallel import Placement
 
 
@@ -22,27 +22,32 @@ def evaluate(
         variables: as `place.put_state` gave them.
         batches: padded and masked, all of one shape.
     """
-    total = None
-    for batch in batches:
-        sums = step(variables, place.put_batch(batch))
-        total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
+    total = total_of(step(variables, place.put_batch(batch)) for batch in batches)
     return summarize(total) if total is not None else {}
 
 
-def predict(
-    place: Placement, step: Any, variables: Any, batches: Iterable[Arrays], count: int
-) -> np.ndarray:
-    """The probabilities of all examples, in order: float `[count, classes]`.
+def score(
+    place: Placement, step: Any, variables: Any, batches: Iterable[Arrays]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The logits and the mask of each global batch, in order.
 
     Args:
         place: where the batches go.
-        step: a prediction step that `place` compiled.
+        step: a scoring step that `place` compiled.
         variables: as `place.put_state` gave them.
-        batches: all of one shape, padded at the end of the last.
-        count: how many examples there are.
+        batches: padded and masked, all of one shape.
     """
-    rows = []
+    pending = None
     for batch in batches:
-        logits = np.asarray(step(variables, place.put_batch(batch)))
-        rows.append(np.asarray(jax.nn.softmax(logits, axis=-1)))
-    return np.concatenate(rows)[:count]
+        scored = step(variables, place.put_batch(batch))
+        # One batch is computed while the one before is fetched.
+        if pending is not None:
+            yield _fetched(pending)
+        pending = scored
+    if pending is not None:
+        yield _fetched(pending)
+
+
+def _fetched(pair: Any) -> tuple[np.ndarray, np.ndarray]:
+    logits, mask = jax.device_get(pair)
+    return np.asarray(logits), np.asarray(mask)

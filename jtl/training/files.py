@@ -16,10 +16,19 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         CheckpointError: the folder cannot be written to.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces a file in one step, as `write_text` does.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -90,7 +90,7 @@ class TrainOptions:
         epochs: what the `percent` of phases refers to.
         loss: what is minimised.
         monitor: the validation metric that chooses the best parameters, by its highest value
-            (lowest for `loss` and `ece`); None takes the last ones and looks at none.
+            (lowest for losses and errors); None takes the last ones and looks at none.
         early_stopping: when the run ends before its time; None never ends it.
         accumulate: micro-batches that each device splits its part of a batch into.
         ema_decay: of running means of parameters and statistics, which are then what is

@@ -7,10 +7,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from jtl.engine.metrics import LOWER_IS_BETTER
 from jtl.errors import ConfigError
 from jtl.training.checkpoint import Progress
-
-_LOWER_IS_BETTER = ("loss", "ece")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +19,7 @@ class EarlyStoppingOptions:
     Attributes:
         patience: evaluations in a row without an improvement after which the run ends; each
             phase begins to count anew.
-        monitor: the validation metric, higher being better but for `loss` and `ece`; None is
+        monitor: the validation metric, higher being better but for losses and errors; None is
             the one that chooses the best parameters.
         min_delta: what counts as an improvement.
     """
@@ -86,7 +85,7 @@ def improves(value: float, before: float | None, metric: str, by: float = 0.0) -
     """Whether a metric's value is better than the one before; NaN never is."""
     if math.isnan(value) or before is None:
         return not math.isnan(value)
-    sign = -1 if metric in _LOWER_IS_BETTER else 1
+    sign = -1 if metric in LOWER_IS_BETTER else 1
     return sign * (value - before) > by
 
 

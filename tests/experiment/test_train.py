@@ -212,7 +212,7 @@ def test_l2_sp_pulls_every_phase_towards_the_pretrained_values(tmp_path):
             {"train__early_stopping": {}, "data__split": {"val": 0, "test": 0.2}},
             "validation split, which is empty",
         ),
-        ({"train__loss": {"name": "sigmoid"}}, "several labels an image"),
+        ({"train__loss": {"name": "sigmoid"}}, "have one each"),
         (
             {"train__phases": [{"batch_norm": {"layr": "train"}}]},
             "batch_norm: 'layr' matches no BatchNorm",

@@ -12,7 +12,7 @@ from jtl.data.pipeline import ReadOptions
 from jtl.data.reader import Reader
 from jtl.engine.boundary import TailStep, make_eval_tail, make_extract_step, make_tail_step
 from jtl.engine.evaluation import EvalStep
-from jtl.engine.metrics import summarize
+from jtl.engine.metrics import summarize, total_of
 from jtl.engine.state import TrainState
 from jtl.errors import ConfigError
 from jtl.training.cache.batches import RowBatches
@@ -177,10 +177,9 @@ class CachedFeed:
         if split is None or table is None:
             return None
         self._fill(opened, table, split, 0)
-        rest, columns, total = opened.plan.boundary.rest(variables), split.columns(), None
-        for batch in self._val_batches.of(table, columns, len(columns["row"])):
-            sums = opened.evaluate(rest, batch)
-            total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
+        rest, columns = opened.plan.boundary.rest(variables), split.columns()
+        batches = self._val_batches.of(table, columns, len(columns["row"]))
+        total = total_of(opened.evaluate(rest, batch) for batch in batches)
         return None if total is None else summarize(total)
 
     def close(self) -> None:

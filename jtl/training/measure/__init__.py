@@ -1,0 +1,1 @@
+"""What predictions are worth: every metric, its interval, calibration, and two runs compared."""
