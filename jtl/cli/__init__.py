@@ -16,6 +16,7 @@ _COMMANDS = {
     "jtl.cli.run:predict": "Name the classes of image files.",
     "jtl.cli.report:report": "Write a run's report as one page, or compare several runs.",
     "jtl.cli.run:export": "Write a finished run's best parameters to one file.",
+    "jtl.cli.rank:rank": "Rank pretrained networks on a dataset, without training any.",
     "jtl.cli.crossval:crossval": "Train on all folds but one, for each of them.",
     "jtl.cli.check:check": "Find what spoils a dataset, and what training should leave out.",
     "jtl.cli.params:params": "Show what each phase of a config trains, at which rate and cost.",
