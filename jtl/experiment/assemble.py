@@ -157,6 +157,22 @@ class Examples:
         return np.bincount(labels, minlength=len(self.source.classes))
 
 
+def splits_of(source: Source, data: DataOptions, seed: int) -> Splits:
+    """The splits of a source as options and a run's seed say, without what is to be left out.
+
+    Raises:
+        DataError: the source cannot be split so.
+    """
+    return make_splits(
+        source.labels,
+        data.split,
+        seed,
+        named=source.splits,
+        groups=source.groups,
+        exclude=None if data.exclude is None else excluded(source, Path(data.exclude)),
+    )
+
+
 def make_examples(
     source: Source, config: Config, preprocess: Preprocess, workdir: Path | None = None
 ) -> Examples:
@@ -172,14 +188,7 @@ def make_examples(
         DataError: the source cannot be split so, or its images cannot be kept.
     """
     data = config.data
-    splits = make_splits(
-        source.labels,
-        data.split,
-        config.seed,
-        named=source.splits,
-        groups=source.groups,
-        exclude=None if data.exclude is None else excluded(source, Path(data.exclude)),
-    )
+    splits = splits_of(source, data, config.seed)
     reader = Reader(
         source=source,
         size=preprocess.input_size,

@@ -11,8 +11,8 @@ import numpy as np
 from jtl.data.folds import make_folds
 from jtl.data.options import DataOptions, load_source
 from jtl.data.sources.protocol import Source
-from jtl.data.splits import make_splits
 from jtl.errors import DataError
+from jtl.experiment.assemble import splits_of
 from jtl.experiment.options import Config, ModelOptions
 from jtl.models.registry import model_spec
 from jtl.study.rank import intervals, scores
@@ -164,7 +164,7 @@ def _sample(source: Source, data: DataOptions, images: int, seed: int) -> np.nda
     """Images of all splits but the test, as many of each class as its share, ascending."""
     if source.labels.ndim > 1:
         raise DataError("these images have several labels each; ranking takes one label an image.")
-    splits = make_splits(source.labels, data.split, seed, named=source.splits, groups=source.groups)
+    splits = splits_of(source, data, seed)
     pool = np.sort(np.concatenate([splits["train"], splits["val"]]))
     if len(pool) <= images:
         return pool

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jtl.data.pipeline import TrainOrder
-from jtl.data.splits import Splits, make_splits
+from jtl.data.splits import Splits
 from jtl.engine.boundary import Boundary
-from jtl.experiment.assemble import make_evaluator, make_model
+from jtl.experiment.assemble import make_evaluator, make_model, splits_of
 from jtl.experiment.options import Config
 from jtl.experiment.setup import Setup
 from jtl.rng import base_key
@@ -63,9 +63,7 @@ class Shape:
         part = (repr(split), config.seed if split.shots is not None else None)
         if part not in self._splits:
             source = self._setup.examples.source
-            self._splits[part] = make_splits(
-                source.labels, split, config.seed, named=source.splits, groups=source.groups
-            )
+            self._splits[part] = splits_of(source, config.data, config.seed)
         splits = self._splits[part]
         order = TrainOrder(
             indices=splits["train"],
