@@ -15,7 +15,7 @@ _COMMANDS = {
     "jtl.cli.run:evaluate": "Evaluate a finished run on one split of its data.",
     "jtl.cli.run:predict": "Name the classes of image files.",
     "jtl.cli.report:report": "Write a run's report as one page, or compare several runs.",
-    "jtl.cli.run:export": "Write a finished run's best parameters to one file.",
+    "jtl.cli.export:export": "Write a finished run in a form that others read.",
     "jtl.cli.rank:rank": "Rank pretrained networks on a dataset, without training any.",
     "jtl.cli.crossval:crossval": "Train on all folds but one, for each of them.",
     "jtl.cli.check:check": "Find what spoils a dataset, and what training should leave out.",

@@ -1,4 +1,4 @@
-"""`jtl evaluate`, `jtl predict` and `jtl export`: what to do with a finished run."""
+"""`jtl evaluate` and `jtl predict`: what to do with a finished run."""
 
 import sys
 from pathlib import Path
@@ -86,26 +86,3 @@ def predict(
     several = run.config.train.loss.name == "sigmoid"
     if write_predictions(made, format, several=several):
         sys.exit(1)
-
-
-def export(
-    workdir: Path,
-    *,
-    format: Literal["safetensors"] = "safetensors",
-    output: Path | None = None,
-) -> None:
-    """Write a finished run's best parameters to one file.
-
-    Example: `jtl export runs/digits --format safetensors --output digits.safetensors`.
-
-    Args:
-        workdir: the run's folder.
-        format: safetensors in jtl's own layout; its header holds the classes, the
-            preprocessing, the recipe, the result and the data's origin.
-        output: the file; `model.safetensors` in the run's folder by default.
-    """
-    from jtl.experiment import load_run
-    from jtl.export import export_safetensors
-
-    writers = {"safetensors": export_safetensors}
-    print(writers[format](load_run(workdir), output or workdir / f"model.{format}"))

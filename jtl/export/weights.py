@@ -1,4 +1,4 @@
-"""A finished run in forms that others read; today safetensors."""
+"""A run's weights as safetensors: in jtl's layout, or in that of another library."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from jtl.config import to_yaml
 from jtl.experiment.run import Run
 from jtl.training.files import read_json
-from jtl.weights.save import save_weights
+from jtl.weights.save import SaveLayout, save_weights
 
 
-def export_safetensors(run: Run, output: Path) -> Path:
-    """Writes a run's parameters and statistics in jtl's own layout.
+def export_safetensors(run: Run, output: Path, layout: SaveLayout = "jtl") -> Path:
+    """Writes a run's parameters and statistics.
 
     The header holds, beside classes and preprocessing: `model`, the recipe as YAML under
     `recipe`, the metrics under `result` and the data's origin and licences under
@@ -19,12 +19,14 @@ def export_safetensors(run: Run, output: Path) -> Path:
     Args:
         run: the run.
         output: a file that does not exist yet.
+        layout: `jtl` for `jtl.load_model`; `torchvision` or `timm` for `load_state_dict` there,
+            with `strict=True`.
 
     Returns:
         The file.
 
     Raises:
-        WeightsError: the file exists or cannot be written.
+        WeightsError: the file exists or cannot be written, or the layout has no place for it.
     """
     metadata = {
         "model": run.config.model.name,
@@ -36,7 +38,7 @@ def export_safetensors(run: Run, output: Path) -> Path:
         output,
         run.model,
         run.variables,
-        layout="jtl",
+        layout=layout,
         classes=run.classes,
         preprocess=run.preprocess,
         metadata=metadata,

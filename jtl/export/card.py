@@ -1,0 +1,138 @@
+"""The model card of an export: data, classes, metrics with intervals, licence and source."""
+
+import json
+from pathlib import Path
+
+from jtl.config import to_yaml
+from jtl.experiment.run import Run
+from jtl.training.files import read_json
+from jtl.weights.catalogue import released_weights
+
+_USE = {
+    "stablehlo": """import jax, json
+import numpy as np
+from jax import export
+
+model = export.deserialize(bytearray(open("{name}", "rb").read()))
+labels = json.load(open("{labels}"))["labels"]
+images = np.zeros((1, {size}, {size}, 3), np.uint8)  # RGB, any number of them
+print(labels[int(model.call(images)[0].argmax())])""",
+    "onnx": """import json
+import numpy as np
+import onnxruntime
+
+model = onnxruntime.InferenceSession("{name}")
+labels = json.load(open("{labels}"))["labels"]
+images = np.zeros((1, {size}, {size}, 3), np.uint8)  # RGB, any number of them
+print(labels[int(model.run(None, {{"images": images}})[0][0].argmax())])""",
+    "torchvision": """import torchvision
+from safetensors.torch import load_file
+
+model = torchvision.models.{model}(num_classes={classes})
+model.load_state_dict(load_file("{name}"), strict=True)""",
+    "timm": """import timm
+from safetensors.torch import load_file
+
+model = timm.create_model("{model}", num_classes={classes})
+model.load_state_dict(load_file("{name}"), strict=True)""",
+    "safetensors": """import jtl
+
+model = jtl.load_model("{model}", weights="{name}")""",
+}
+
+
+def model_card(run: Run, form: str, path: Path, labels: Path, note: str) -> str:
+    """The text of a card, in Markdown.
+
+    Args:
+        run: what was exported.
+        form: one of the formats.
+        path: the export.
+        labels: the file of labels beside it.
+        note: how it was checked.
+    """
+    size, classes = run.preprocess.input_size, len(run.classes)
+    code = _USE[form].format(
+        name=path.name, labels=labels.name, size=size, model=run.config.model.name, classes=classes
+    )
+    data = read_json(run.workdir / "data.json")
+    provenance = "\n".join(f"- {name}: {value}" for name, value in data["provenance"].items())
+    sizes = ", ".join(f"{count:,} {split}" for split, count in run.summary["examples"].items())
+    return f"""# {run.config.name}
+
+{run.config.model.name}, fine-tuned by jtl to {classes} classes. Format: {form}. {note}
+
+## Use
+
+```python
+{code}
+```
+
+Input: {run.preprocess.describe()}.
+
+## Data
+
+{provenance or "- of unknown origin"}
+- examples: {sizes}
+- fingerprint: {data["fingerprint"]}
+
+## Metrics
+
+{_metrics(run)}
+
+## Pretrained weights
+
+{_weights(run)}
+
+## Classes
+
+{", ".join(run.classes)}
+
+## Training
+
+```yaml
+{to_yaml(run.config)}```
+"""
+
+
+def write_labels(run: Run, path: Path) -> None:
+    """The names of the classes, in the order of the outputs, and what the input must be."""
+    record = {"labels": list(run.classes), "preprocess": run.preprocess.to_dict()}
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _metrics(run: Run) -> str:
+    best = run.summary["best"]
+    lines = ["| split | metric | value | 95 % interval |", "|---|---|---|---|"]
+    for split, own in best["metrics"].items():
+        bounds = best.get("intervals", {}).get(split, {})
+        for name, value in own.items():
+            if not isinstance(value, int | float):
+                continue
+            said = "–"
+            if name in bounds:
+                said = f"{bounds[name][0]:.4f} to {bounds[name][1]:.4f}"
+            elif name == "accuracy":
+                said = "{:.4f} to {:.4f} (Wilson)".format(*_wilson(value, run, split))
+            lines.append(f"| {split} | {name} | {value:.4f} | {said} |")
+    return "\n".join(lines)
+
+
+def _wilson(share: float, run: Run, split: str) -> tuple[float, float]:
+    """The interval of a share of independent examples (Wilson, 1927)."""
+    n, z = run.summary["examples"][split], 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def _weights(run: Run) -> str:
+    name = run.config.model.weights
+    if name is None:
+        return "None: the parameters began at random."
+    known = released_weights().get(name)
+    if known is None:
+        return f"`{Path(name).name}`, a file whose licence jtl does not know."
+    source = f", from {known.url}" if known.url else ", which comes with jtl"
+    licence = f"Licence: {known.licence} ({known.licence_source})"
+    return f"`{name}` by {known.publisher}{source}. {licence}."
