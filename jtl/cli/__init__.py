@@ -17,6 +17,7 @@ _COMMANDS = {
     "jtl.cli.report:report": "Write a run's report as one page, or compare several runs.",
     "jtl.cli.export:export": "Write a finished run in a form that others read.",
     "jtl.cli.rank:rank": "Rank pretrained networks on a dataset, without training any.",
+    "jtl.cli.tune:tune": "Search for the options that serve best: grid, random, Optuna, Hyperopt.",
     "jtl.cli.crossval:crossval": "Train on all folds but one, for each of them.",
     "jtl.cli.check:check": "Find what spoils a dataset, and what training should leave out.",
     "jtl.cli.params:params": "Show what each phase of a config trains, at which rate and cost.",

@@ -32,7 +32,7 @@ def curves(
         phases: the steps at which phases begin.
         log: whether the vertical axis is logarithmic.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for place, (name, own) in enumerate(lines.items()):
         colour = COLOURS[place % len(COLOURS)]
         dots = "o-" if len(own.steps) < 2 else "-"
@@ -63,7 +63,7 @@ def confusion(outcomes: Outcomes) -> "Figure":
         shown = np.sort(np.argsort(-wrong, kind="stable")[:_MOST_CLASSES])
     part = counts[np.ix_(shown, shown)]
     share = part / np.maximum(counts.sum(axis=1)[shown, None], 1)
-    figure, axes = _axes((5.0, 4.6))
+    figure, axes = new_axes((5.0, 4.6))
     # Where nothing is, the page shows through, dark or light.
     axes.imshow(np.ma.masked_equal(share, 0), cmap="Blues", vmin=-0.25, vmax=1.0, aspect="auto")
     if len(shown) <= _MOST_CELLS:
@@ -84,7 +84,7 @@ def confusion(outcomes: Outcomes) -> "Figure":
 
 def reliability(outcomes: Outcomes) -> "Figure":
     """How often predictions of a confidence are right; on the diagonal they say the truth."""
-    figure, axes = _axes((5.0, 3.6))
+    figure, axes = new_axes((5.0, 3.6))
     sure, right, counts = outcomes.reliability()
     axes.plot([0, 1], [0, 1], "--", color=_GRID, linewidth=1)
     axes.plot(sure, right, "-", color=COLOURS[0], linewidth=1)
@@ -100,7 +100,7 @@ def precision_recall(outcomes: Outcomes) -> "Figure":
     """The classes that are hardest to tell, and all examples and classes pooled."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    figure, axes = _axes((5.0, 3.6))
+    figure, axes = new_axes((5.0, 3.6))
     present = [k for k in range(len(outcomes.classes)) if outcomes.truth[:, k].any()]
     score = {
         k: average_precision_score(outcomes.truth[:, k], outcomes.probabilities[:, k])
@@ -135,7 +135,7 @@ def balance(classes: Sequence[str], counts: Mapping[str, np.ndarray]) -> "Figure
     if len(order) > _MOST_CLASSES:  # the largest and the smallest
         half = _MOST_CLASSES // 2
         order = np.concatenate([order[:half], order[-half:]])
-    figure, axes = _axes()
+    figure, axes = new_axes()
     base = np.zeros(len(order))
     for place, (split, own) in enumerate(counts.items()):
         axes.bar(range(len(order)), own[order], bottom=base, color=COLOURS[place], label=split)
@@ -154,11 +154,18 @@ def shorten(name: str, longest: int = 14) -> str:
     return short.replace("$", r"\$")
 
 
-def _axes(size: tuple[float, float] = (5.0, 3.0)) -> tuple["Figure", "Axes"]:
+def new_axes(size: tuple[float, float] = (5.0, 3.0)) -> tuple["Figure", "Axes"]:
+    """A figure of this size in inches, with axes in the ink of the page."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
+    style_axes(axes)
+    return figure, axes
+
+
+def style_axes(axes: "Axes") -> None:
+    """Gives axes the ink of the page, and no more lines than they need."""
     axes.set_facecolor("none")
     axes.grid(color=_GRID, alpha=0.25, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -169,7 +176,6 @@ def _axes(size: tuple[float, float] = (5.0, 3.0)) -> tuple["Figure", "Axes"]:
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(INK)
         label.set_fontsize(9)
-    return figure, axes
 
 
 def _legend(axes: "Axes", **place: Any) -> None:

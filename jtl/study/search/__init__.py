@@ -1,0 +1,1 @@
+"""Search for hyperparameters: one space, four methods, trials that survive what kills them."""
