@@ -108,8 +108,8 @@ def _ended(trial: "Trial") -> str:
         end = f"{trial.value:.4f}"
     else:
         end = trial.status + (f": {trial.reason}" if trial.reason else "")
-    words = ", ".join(f"{key}={value}" for key, value in trial.assignments.items())
-    return f"{name:9} {end}  {words}  {trial.seconds:.1f} s"
+    words = ", ".join(f"{_short(key)}={_value(own)}" for key, own in trial.assignments.items())
+    return f"{name:9}{f'{words}: ' if words else ''}{end} ({trial.seconds:.1f} s)"
 
 
 def _show(console: Any, result: "Result") -> None:
@@ -118,7 +118,7 @@ def _show(console: Any, result: "Result") -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = list(result.plan.space.parameters)
     for name in ("trial", result.plan.metric, "95 % interval"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name in names:
         table.add_column(_short(name))
     best = result.best[:_SHOWN]
@@ -132,7 +132,7 @@ def _show(console: Any, result: "Result") -> None:
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     console.print(f"\ntrials   {counts}")
     which = "the defaults" if result.winner.number < 0 else f"trial {result.winner.number}"
-    chosen = f"the best of {len(result.best)}, and so optimistic"
+    chosen = f"the best of {result.compared}, and so optimistic"
     console.print(f"winner   {which}: {result.plan.metric} {result.winner.value:.4f} ({chosen})")
     if result.held_out is None:
         console.print("         no test split says what it is worth; set data.split.test above 0")
@@ -163,7 +163,7 @@ def _interval(interval: tuple[float, ...] | None) -> str:
 
 
 def _short(key: str) -> str:
-    return ".".join(key.split(".")[-3:]) if key.startswith("train.phases") else key
+    return key.removeprefix("train.phases.")
 
 
 def _value(value: Any) -> str:

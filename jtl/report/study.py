@@ -62,7 +62,7 @@ def write_study_page(result: Result) -> None:
 
 
 def _tiles(result: Result) -> list[Tile]:
-    best_of = f"the best of {len(result.best)}"
+    best_of = f"the best of {result.compared}"
     found = [
         Tile(name=result.plan.metric, value=_figure(result.winner.value), detail=best_of),
         Tile(name="defaults", value=_figure(result.defaults.value)),

@@ -68,6 +68,11 @@ class Result:
         return self.plan.objective.best(self.trials)
 
     @property
+    def compared(self) -> int:
+        """How many the winner is the best of: complete trials, and the defaults."""
+        return len(self.best) + (self.defaults.status == "complete")
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many trials have each status."""
         return dict(Counter(own.status for own in self.trials))
@@ -88,7 +93,6 @@ def write_result(result: Result) -> None:
 
 def _record(result: Result) -> dict[str, Any]:
     plan = result.plan
-    best_of = len(result.best)
     return {
         "name": plan.config.name,
         "method": plan.method,
@@ -102,7 +106,7 @@ def _record(result: Result) -> dict[str, Any]:
         "validation": {
             "value": result.winner.value,
             "interval": result.winner.interval,
-            "note": f"the best of {best_of}, and so optimistic",
+            "note": f"the best of {result.compared}, and so optimistic",
         },
         "held_out": _held_out(result.held_out),
         "defaults": {
