@@ -3,6 +3,7 @@
 import datetime
 import inspect
 import json
+import re
 import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -278,6 +279,8 @@ def _open(optuna: Any, storage: str | None, folder: Path) -> Any:
         backend = optuna.storages.journal.JournalFileBackend(storage.removeprefix("journal:"))
         return optuna.storages.JournalStorage(backend)
     url = storage or f"sqlite:///{folder / 'optuna.db'}"
+    # SQLAlchemy's own choice of a driver changed between its versions.
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url)
     # SQLite makes other workers wait while one writes.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     return optuna.storages.RDBStorage(url, engine_kwargs=options)

@@ -54,7 +54,7 @@ def cluster() -> Iterator[str]:
     subprocess.run(started, check=True, stdout=subprocess.DEVNULL, cwd=folder)
     try:
         user = "postgres" if os.getuid() == 0 else os.environ.get("USER", "postgres")
-        yield f"postgresql+psycopg2://{user}@127.0.0.1:{port}/postgres"
+        yield f"postgresql://{user}@127.0.0.1:{port}/postgres"
     finally:
         subprocess.run(_as_user(*control, "-m", "immediate", "stop"), **quiet)
         shutil.rmtree(folder, ignore_errors=True)

@@ -42,8 +42,15 @@ def wait_for_reports(folder, number, count, worker):
     raise AssertionError(f"trial {number} did not come so far: {worker.communicate()}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("storage", ["sqlite", "journal", "postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "storage",
+    [
+        pytest.param("postgresql", marks=pytest.mark.slow),
+        pytest.param("sqlite", marks=pytest.mark.soak),
+        pytest.param("journal", marks=pytest.mark.soak),
+    ],
+    indirect=True,
+)
 def test_two_workers_share_one_study_of_optuna(storage, tmp_path):
     import optuna
 
@@ -62,14 +69,21 @@ def test_two_workers_share_one_study_of_optuna(storage, tmp_path):
             study_name="tiny", storage=optuna.storages.JournalStorage(backend)
         )
     else:
-        known = optuna.load_study(study_name="tiny", storage=storage)
+        url = storage.replace("postgresql:", "postgresql+psycopg2:")
+        known = optuna.load_study(study_name="tiny", storage=url)
     assert [own.state.name for own in known.trials] == ["COMPLETE"] * 6
     assert [own.value for own in known.trials] == [own["value"] for own in records(tmp_path)]
     assert study_of(tmp_path)["counts"] == {"complete": 6}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["random", "optuna", "hyperopt"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("optuna", marks=pytest.mark.slow),
+        pytest.param("random", marks=pytest.mark.soak),
+        pytest.param("hyperopt", marks=pytest.mark.soak),
+    ],
+)
 def test_a_study_killed_within_a_trial_ends_as_one_that_was_not(method, tmp_path):
     folders = [tmp_path / "whole", tmp_path / "killed"]
     words = ("--method", method, "--trials", "3", "--set", "train.phases.0.epochs=4", *APART)
