@@ -99,7 +99,7 @@ def _began(said: "Began") -> str:
     outer = "" if said.outer is None else f"outer fold {said.outer}, "
     done = f", {said.done} of them done before" if said.done else ""
     how = "many at once" if said.separately is None else f"one by one: {said.separately}"
-    return f"study    {outer}{said.trials} trials{done}, in {said.folder}\ntrained  {how}"
+    return f"study    {outer}{said.trials} trials{done}, in {_near(said.folder)}\ntrained  {how}"
 
 
 def _ended(trial: "Trial") -> str:
@@ -150,8 +150,14 @@ def _show(console: Any, result: "Result") -> None:
         )
     if result.elsewhere:
         console.print(f"         {len(result.elsewhere)} trials lie on other machines")
-    console.print(f"all in   {result.folder}: study.json, trials.csv, report.html")
-    console.print(f"next     jtl train {result.folder / 'best.yaml'} --workdir runs/best")
+    folder = _near(result.folder)
+    console.print(f"all in   {folder}: study.json, trials.csv, report.html")
+    console.print(f"next     jtl train {folder / 'best.yaml'} --workdir runs/best")
+
+
+def _near(folder: Path) -> Path:
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _judged(found: "HeldOut") -> str:

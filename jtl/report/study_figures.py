@@ -24,6 +24,8 @@ _ACROSS = 3
 
 def history(result: Result) -> "Figure":
     """The metric by trial, the best so far as a line, the defaults as a dashed one."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = new_axes()
     trials = _complete(result)
     numbers = [own.number for own in trials]
@@ -37,6 +39,7 @@ def history(result: Result) -> "Figure":
         axes.axhline(
             result.defaults.value, color=INK, linewidth=1, linestyle="--", label="defaults"
         )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel(result.plan.metric)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
