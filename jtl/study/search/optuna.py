@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import socket
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from jtl.tree import nearest
 
 PRUNERS = ("none", "median", "hyperband", "halving")
 _IDENTITY, _HOME, _LEFT_OVER = "jtl", "home", "left over"
+_RACED = ("unique constraint", "already exists", "duplicate")
+_ATTEMPTS, _PAUSE = 10, 0.3  # seconds between two attempts to open a storage
 _ORPHANED = 60.0  # seconds after which nobody is still about to say whose a trial is
 
 
@@ -65,16 +68,17 @@ class Optuna:
         self._make_sampler(0)  # what it lacks is said before anything is made
         self._home = f"{socket.gethostname()}:{folder}"
         self._folder = folder
-        try:
-            self._study = self._optuna.create_study(
+        own_pruner = _pruner(self._optuna, pruner)
+        self._study = _persistently(
+            lambda: self._optuna.create_study(
                 storage=_open(self._optuna, storage, folder),
-                pruner=_pruner(self._optuna, pruner),
+                pruner=own_pruner,
                 study_name=name,
                 direction="maximize" if objective.maximize else "minimize",
                 load_if_exists=True,
-            )
-        except Exception as error:
-            raise _unreachable(error, storage) from error
+            ),
+            storage,
+        )
         self._check(name, identity)
 
     def known(self, own: Sequence[Trial]) -> list[Trial]:
@@ -284,6 +288,19 @@ def _open(optuna: Any, storage: str | None, folder: Path) -> Any:
     # SQLite makes other workers wait while one writes.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     return optuna.storages.RDBStorage(url, engine_kwargs=options)
+
+
+def _persistently(make: Callable[[], Any], storage: str | None) -> Any:
+    """Opens a storage, once more where another machine made its tables at the same moment."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return make()
+        except Exception as error:
+            raced = any(word in str(error).lower() for word in _RACED)
+            if not raced or not left:
+                raise _unreachable(error, storage) from error
+            time.sleep(_PAUSE)
+    raise AssertionError
 
 
 def _unreachable(error: Exception, storage: str | None) -> ConfigError:

@@ -115,6 +115,20 @@ def test_a_study_killed_within_a_trial_ends_as_one_that_was_not(method, tmp_path
     assert one == other
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("storage", ["sqlite", "postgresql"], indirect=True)
+def test_machines_that_begin_at_once_share_a_storage_from_folders_of_their_own(storage, tmp_path):
+    write_study(tmp_path)
+    words = ("--method", "optuna", "--trials", "6", "--storage", storage, "--separately")
+    workers = [start(tmp_path, *words, "--resume", "--workdir", name) for name in ("a", "b")]
+    ends = [worker.communicate(timeout=PATIENCE) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], ends
+    numbers = [{int(own.parent.name) for own in tmp_path.glob(f"{name}/trials/*/trial.json")}
+               for name in ("a", "b")]  # fmt: skip
+    assert numbers[0] | numbers[1] == set(range(6))
+    assert not numbers[0] & numbers[1]
+
+
 def test_a_trial_belongs_to_who_holds_it(tmp_path):
     folder = StudyFolder(path=tmp_path)
     trial = Trial(number=3, assignments={})
