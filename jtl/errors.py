@@ -27,3 +27,7 @@ class WeightsError(JtlError):
 
 class CheckpointError(JtlError):
     """A run's folder or a checkpoint in it cannot be used."""
+
+
+class PreemptedError(JtlError):
+    """A run was asked to stop, and has saved where it stands."""

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from jtl.errors import JtlError
+from jtl.errors import JtlError, PreemptedError
 
 _SUMMARY = """Fine-tune pretrained image networks in JAX.
 
@@ -35,7 +35,10 @@ _DATA_COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command and exits: 0 for success, 2 for a mistake in what was asked."""
+    """Runs a command and exits: 0 for success, 2 for a mistake in what was asked, 143 if preempted.
+
+    A run that was preempted has saved where it stands.
+    """
     from cyclopts import CycloptsError
 
     tokens = sys.argv[1:] if arguments is None else arguments
@@ -45,6 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
         _application()(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(f"{error} (see {_help_command(tokens)})")
+    except PreemptedError as error:
+        print(f"jtl: {error}", file=sys.stderr)
+        sys.exit(143)
     except JtlError as error:
         _fail(str(error))
     except KeyboardInterrupt:

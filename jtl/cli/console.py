@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jtl.engine.freeze import stage_table
 from jtl.experiment.setup import Setup
-from jtl.training.events import Began, Cached, Evaluated, Event, Stepped
+from jtl.training.events import Began, Cached, Evaluated, Event, Recovered, Stepped
 from jtl.training.together import is_first
 from jtl.tree import count
 
@@ -114,13 +114,18 @@ class Live:
                 self._bar.update(self._task, completed=event.step, text=_pace(event))
         elif isinstance(event, Evaluated):
             self._console.print(self._line(event))
+        elif isinstance(event, Recovered):
+            for note in event.notes:
+                self._console.print(f"damaged  {note}")
         elif isinstance(event, Cached) and (event.where or event.note not in self._refused):
             # A reason that holds for several phases is said once.
             self._refused.add(event.note)
             self._console.print(f"cache    {describe_cache(event)}")
 
     def _begin(self, event: Began) -> None:
-        if event.step:
+        if event.step == event.steps:
+            self._console.print(f"complete at step {event.step}; nothing is left to train")
+        elif event.step:
             self._console.print(f"resumed  at step {event.step} of {event.steps}")
         if self._console.is_terminal:
             columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[text]}"))

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jtl.errors import JtlError
+from jtl.errors import JtlError, PreemptedError
 
 
 @contextmanager
@@ -37,6 +37,8 @@ def joined(
     watch_others(say)
     try:
         yield
+    except PreemptedError:
+        raise  # all of them are at the same step, and end together
     except JtlError as error:
         say(str(error))
         fail_for_all(str(error))

@@ -19,6 +19,7 @@ def train(
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     workdir: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    allow: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     find_rate: Annotated[bool, Parameter(negative="")] = False,
     show_batch: Path | None = None,
     print_config: Annotated[bool, Parameter(negative="")] = False,
@@ -38,6 +39,7 @@ def train(
         set_: one option by its dotted key, such as `data.batch_size=32`; may be repeated.
         workdir: the run's folder; `runs/NAME` by default.
         resume: go on with the run in that folder; safe to say again and again.
+        allow: the dotted key of an option that may have changed since; may be repeated.
         find_rate: try the first phase at rising rates, suggest one, and train nothing; no folder
             is made.
         show_batch: draw the first batch into this picture, cropped and augmented, with its
@@ -64,7 +66,7 @@ def train(
         return
     several = distributed or (coordinator, processes, process) != (None, None, None)
     with joined(coordinator, processes, process, wait) if several else nullcontext():
-        _search(options) if find_rate else _train(options, workdir, resume, report)
+        _search(options) if find_rate else _train(options, workdir, resume, allow, report)
 
 
 def _draw(options: "Config", path: Path) -> None:
@@ -80,7 +82,9 @@ def _search(options: "Config") -> None:
     show_search(search_rate(options))
 
 
-def _train(options: "Config", workdir: Path | None, resume: bool, report: bool) -> None:
+def _train(
+    options: "Config", workdir: Path | None, resume: bool, allow: tuple[str, ...], report: bool
+) -> None:
     from jtl.cli.console import Live, announce, make_console, show_result
     from jtl.experiment import train as run_training
     from jtl.training.together import is_first
@@ -91,6 +95,7 @@ def _train(options: "Config", workdir: Path | None, resume: bool, report: bool) 
             options,
             workdir=workdir,
             resume=resume,
+            allow=allow,
             announce=lambda setup: announce(console, setup),
             listeners=(live,),
         )

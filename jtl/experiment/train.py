@@ -1,12 +1,13 @@
 """Training from a config: assemble, run the loop, evaluate, audit, write the summary."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jtl.config import digest
 from jtl.data.options import DataOptions
 from jtl.data.sources.arrays import from_arrays
 from jtl.data.sources.protocol import Source
@@ -21,11 +22,13 @@ from jtl.experiment.setup import Setup, set_up
 from jtl.experiment.workdir import check_data, check_workdir, data_record, make_workdir
 from jtl.training.audit import audit_frozen
 from jtl.training.checkpoint import Progress
-from jtl.training.events import Ended, Listener
+from jtl.training.events import Ended, Listener, Recovered
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
 from jtl.training.loop import Loop, Outcome
 from jtl.training.options import PhaseOptions, TrainOptions
+from jtl.training.owner import owned
+from jtl.training.preemption import Preemption, Stop
 from jtl.training.shared_checkpoints import Store, open_checkpoints
 from jtl.training.together import is_first, on_first
 
@@ -37,6 +40,7 @@ def train(
     *,
     workdir: str | Path | None = None,
     resume: bool = False,
+    allow: Sequence[str] = (),
     source: Source | None = None,
     announce: Callable[[Setup], None] | None = None,
     listeners: Sequence[Listener] = (),
@@ -49,6 +53,7 @@ def train(
         workdir: its folder, `runs/NAME` by default.
         resume: whether to go on where the folder's run stopped; a folder that does not exist
             yet is begun.
+        allow: dotted keys of options that may have changed since the run began.
         source: the examples, in place of those that the config names.
         announce: hears once what is about to be trained.
         listeners: hear of steps, evaluations and the end.
@@ -61,13 +66,15 @@ def train(
         CheckpointError: the folder holds another run, or cannot be written.
     """
     folder = Path(workdir) if workdir is not None else Path("runs") / config.name
-    on_first(lambda: check_workdir(folder, config, resume=resume))
+    on_first(lambda: check_workdir(folder, config, resume=resume, allow=allow))
     keep_compiled_programs()
-    setup = set_up(config, folder, source)
-    on_first(lambda: _begin(setup))
-    if announce is not None and is_first():
-        announce(setup)
-    summary, best = _carry_out(setup, listeners, splits)
+    with Preemption(config.train.max_seconds) as stop:
+        setup = set_up(config, folder, source)
+        with owned(folder) if is_first() else nullcontext():
+            on_first(lambda: _begin(setup, resume=resume, allow=allow))
+            if announce is not None and is_first():
+                announce(setup)
+            summary, best = _carry_out(setup, listeners, splits, stop)
     return Run(
         workdir=folder,
         config=config,
@@ -81,28 +88,36 @@ def train(
     )
 
 
-def _begin(setup: Setup) -> None:
+def _begin(setup: Setup, *, resume: bool, allow: Sequence[str]) -> None:
     folder, pretrained, source = setup.workdir, setup.pretrained, setup.examples.source
+    # Once more, because another process may have had the folder since.
+    check_workdir(folder, setup.config, resume=resume, allow=allow)
     make_workdir(folder, setup.config)
     write_text(folder / "ledger.json", pretrained.ledger.to_json())
-    check_data(folder, source)
+    check_data(folder, source, allow)
     write_json(folder / "data.json", data_record(source))
     write_model(folder, pretrained.model, pretrained.preprocess, source.classes)
 
 
 def _carry_out(
-    setup: Setup, listeners: Sequence[Listener], splits: Sequence[str]
+    setup: Setup, listeners: Sequence[Listener], splits: Sequence[str], stop: Stop
 ) -> tuple[dict[str, Any], Any]:
     """Trains and sums up; the summary and the best variables."""
     config, pretrained = setup.config, setup.pretrained
     evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, setup.place)
-    with open_checkpoints(setup.workdir) as checkpoints:
+    about = {"config": digest(config)}
+    with open_checkpoints(setup.workdir, config.train.checkpoint, about) as checkpoints:
+        notes = checkpoints.recover()
         start = checkpoints.progress() or Progress()
         with _records(setup.workdir, start.step) as records:
             heard = (*records, *(listeners if is_first() else ()))
-            outcome = _loop(setup, checkpoints, evaluator, heard).run(
+            if notes:
+                for listener in heard:
+                    listener(Recovered(notes=tuple(notes)))
+            outcome = _loop(setup, checkpoints, evaluator, heard, stop).run(
                 pretrained.variables, config.seed
             )
+            checkpoints.wait()
             state, progress = outcome.state, outcome.progress
             audit = audit_frozen(pretrained.variables, state.variables, setup.phases)
             best = final = state.variables if state.ema is None else state.ema_variables
@@ -201,7 +216,11 @@ def _as_source(data: tuple[np.ndarray, np.ndarray] | Source) -> Source:
 
 
 def _loop(
-    setup: Setup, checkpoints: Store, evaluator: Evaluator, listeners: Sequence[Listener]
+    setup: Setup,
+    checkpoints: Store,
+    evaluator: Evaluator,
+    listeners: Sequence[Listener],
+    stop: Stop,
 ) -> Loop:
     config, train = setup.config, setup.config.train
     return Loop(
@@ -218,6 +237,8 @@ def _loop(
         max_skipped=train.max_skipped,
         ema=train.ema_decay is not None,
         loss_scale=config.model.precision == "float16",
+        stop=stop,
+        save_every=train.checkpoint.every,
     )
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,22 @@ from jtl.data.sources.protocol import Source
 from jtl.errors import CheckpointError, ConfigError, DataError
 from jtl.experiment.options import Config
 from jtl.training.files import read_json, write_json, write_text
+from jtl.training.options import TrainOptions
+from jtl.training.owner import NAME as LOCK
 
 _LIBRARIES = ("jtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def check_workdir(workdir: Path, config: Config, *, resume: bool) -> None:
+def check_workdir(
+    workdir: Path, config: Config, *, resume: bool, allow: Sequence[str] = ()
+) -> None:
     """Whether a run of this config may have this folder; changes nothing.
+
+    Args:
+        workdir: the folder.
+        config: of the run.
+        resume: whether to go on with the run that is there.
+        allow: dotted keys whose options may have changed since it began.
 
     Raises:
         CheckpointError: the folder holds another run or something else.
@@ -35,21 +46,33 @@ def check_workdir(workdir: Path, config: Config, *, resume: bool) -> None:
                 f"{workdir} already holds a run: add --resume to go on with it, or choose another "
                 "folder with --workdir."
             )
-        _check_same(workdir, config)
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        _check_same(workdir, config, allow)
+    elif workdir.exists() and (not workdir.is_dir() or _holds_something(workdir)):
         raise CheckpointError(
             f"{workdir} is no run (it has no config.yaml) and is not empty: choose another folder "
             "with --workdir."
         )
 
 
+def _holds_something(workdir: Path) -> bool:
+    """Whether a folder holds more than a run leaves that was killed while it made the folder."""
+    names = (path.name for path in workdir.iterdir())
+    return any(
+        name not in (LOCK, "environment.json") and not name.endswith(".tmp") for name in names
+    )
+
+
 def make_workdir(workdir: Path, config: Config) -> None:
     """Makes a run's folder with what is known before the first step; keeps one that is there.
+
+    The options that changed with the user's leave since then are written anew.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
     if (workdir / "config.yaml").exists():
+        if difference(_settled(stored_config(workdir)), _settled(config)):
+            write_text(workdir / "config.yaml", to_yaml(config))
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -76,13 +99,22 @@ def stored_config(workdir: Path) -> Config:
     return build(Config, read_document(path))
 
 
-def _check_same(workdir: Path, config: Config) -> None:
+def _check_same(workdir: Path, config: Config, allow: Sequence[str]) -> None:
     changed = difference(_settled(stored_config(workdir)), _settled(config))
-    if changed:
+    refused = [line for line in changed if not _allowed(line.partition(":")[0], allow)]
+    if refused:
+        key = refused[0].partition(":")[0]
         raise ConfigError(
-            f"{workdir} was made from another config ({'; '.join(changed)}): give the same one, or "
-            "choose another folder with --workdir."
+            f"{workdir} was made from another config ({'; '.join(refused)}): give the same one, "
+            f"name what may change, as with --allow {key}, or choose another folder with --workdir."
         )
+
+
+def _allowed(key: str, allow: Sequence[str]) -> bool:
+    """Whether a key, such as `train.phases[0].epochs`, is one of these or stands below one."""
+    steps = key.replace("[", ".").replace("]", "").split(".")
+    named = [each.replace("[", ".").replace("]", "").split(".") for each in allow]
+    return any(steps[: len(each)] == each for each in named)
 
 
 def data_record(source: Source) -> dict[str, Any]:
@@ -90,25 +122,41 @@ def data_record(source: Source) -> dict[str, Any]:
     return {"fingerprint": source.fingerprint, "provenance": dict(source.provenance)}
 
 
-def check_data(workdir: Path, source: Source) -> None:
+def check_data(workdir: Path, source: Source, allow: Sequence[str] = ()) -> None:
     """Refuses examples that are not those that the run in a folder began with.
+
+    Args:
+        workdir: the run's folder.
+        source: the examples.
+        allow: holds `data` or `data.fingerprint` where they may have changed.
 
     Raises:
         DataError: they have another fingerprint than `data.json` says.
     """
     path = workdir / "data.json"
+    if _allowed("data.fingerprint", allow):
+        return
     if path.exists() and read_json(path)["fingerprint"] != source.fingerprint:
         raise DataError(
             f"the dataset is not the one that the run in {workdir} began with (its fingerprint in "
-            f"{path.name} differs): bring the data back as it was, or start a new run with another "
-            "--workdir."
+            f"{path.name} differs): bring the data back as it was, go on with --allow "
+            "data.fingerprint, or start a new run with another --workdir."
         )
+
+
+_FREE_OF_DATA = ("threads", "read", "cache_dir")
+_FREE_OF_TRAINING = ("placement", "mesh", "cache", "cache_limits", "checkpoint", "max_seconds")
 
 
 def _settled(config: Config) -> Config:
     """The config without what no number depends on, which may change when a run goes on."""
-    free = {name: getattr(DataOptions, name) for name in ("threads", "read", "cache_dir")}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **free))
+    data = {name: getattr(DataOptions, name) for name in _FREE_OF_DATA}
+    train = {name: getattr(TrainOptions, name) for name in _FREE_OF_TRAINING}
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **data),
+        train=dataclasses.replace(config.train, **train),
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -80,6 +80,17 @@ class Cached:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """Checkpoints were damaged, and an older one is used.
+
+    Attributes:
+        notes: a line for each of them.
+    """
+
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
     """The run is complete.
 
@@ -90,5 +101,5 @@ class Ended:
     summary: Mapping[str, Any]
 
 
-Event = Began | Stepped | Evaluated | Cached | Ended
+Event = Began | Stepped | Evaluated | Cached | Recovered | Ended
 Listener = Callable[[Event], None]

@@ -9,6 +9,7 @@ from typing import Any
 from jtl.data.pipeline import TrainOrder
 from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
+from jtl.errors import PreemptedError
 from jtl.training.audit import check_frozen, frozen_digests
 from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
@@ -16,6 +17,7 @@ from jtl.training.events import Began, Evaluated, Event, Listener
 from jtl.training.feed import Feed
 from jtl.training.pace import Pace, Watch
 from jtl.training.phases import Phase, evaluation_steps
+from jtl.training.preemption import Stop, never
 from jtl.training.selection import EarlyStoppingOptions, choose_best, count_patience
 from jtl.training.shared_checkpoints import Store
 
@@ -55,6 +57,8 @@ class Loop:
         max_skipped: steps in a row without a finite loss and gradient before the run stops.
         ema: whether running means are kept, and are what is evaluated.
         loss_scale: whether the loss is scaled, for float16.
+        stop: says after which step the run is to save and end, and why.
+        save_every: steps between two checkpoints beside those that follow evaluations, or None.
     """
 
     phases: Sequence[Phase]
@@ -70,6 +74,8 @@ class Loop:
     max_skipped: int = 10
     ema: bool = False
     loss_scale: bool = False
+    stop: Stop = never
+    save_every: int | None = None
 
     def run(self, variables: Any, seed: int) -> Outcome:
         """Trains from these variables, or from the newest checkpoint.
@@ -81,6 +87,8 @@ class Loop:
         Raises:
             ConfigError: the loss or its gradient was not finite for too long.
             DataError: the loss of the first batch is not finite, or a label is no class.
+            PreemptedError: the run was asked to stop, and is saved.
+            CheckpointError: a checkpoint could not be saved; those before it stand.
         """
         progress = self.checkpoints.progress() or Progress()
         self._tell(Began(step=progress.step, steps=self.phases[-1].stop))
@@ -92,7 +100,8 @@ class Loop:
             state = self.checkpoints.restore(progress.step, abstract(state))
         compiled, watch = [], Watch()
         for index, phase in enumerate(self.phases):
-            if phase.stop <= progress.step or progress.stopped:
+            left = phase.stop > progress.step or (progress.due and index == progress.phase)
+            if progress.stopped or not left:
                 compiled.append(0)
                 continue
             if index > progress.phase:
@@ -121,31 +130,57 @@ class Loop:
             Compilations() as compilations,
             contextlib.closing(self.feed.batches(index, progress.step, phase.stop)) as batches,
         ):
-            for stop in [stop for stop in stops if stop > progress.step]:
-                watch.start()
-                for step in range(progress.step, stop):
-                    with watch.waiting():
-                        batch = next(batches)
-                    before = compilations.count
-                    running, metrics = compiled(running, batch)
-                    programs += compilations.count - before
-                    pace.stepped(step + 1, metrics)
-                pace.flush()
-                watch.stop()
-                seconds = time.monotonic() - began
-                progress = dataclasses.replace(
-                    progress, step=stop, phase=index, seconds=seconds, skipped=pace.skipped
-                )
-                progress = self._evaluate(running, progress)
+
+            def take(step: int) -> None:
+                nonlocal running, programs
+                with watch.waiting():
+                    batch = next(batches)
+                before = compilations.count
+                running, metrics = compiled(running, batch)
+                programs += compilations.count - before
+                pace.stepped(step, metrics)
+
+            def settle(step: int, *, due: bool = False) -> None:
+                nonlocal state, progress
                 plain = self.place.get_state(running)
                 state = plain if tail is None else tail.whole(plain, state)
+                seconds = time.monotonic() - began
+                progress = dataclasses.replace(
+                    progress, step=step, phase=index, seconds=seconds, skipped=pace.skipped, due=due
+                )
+
+            for stop in _remaining(stops, progress):
+                watch.start()
+                for step in range(progress.step + 1, stop + 1):
+                    take(step)
+                    reason = self.stop(step)
+                    if reason or (step < stop and self._saves(step)):
+                        pace.flush() if step == stop else pace.settle()
+                        settle(step, due=step == stop)
+                        self.checkpoints.save(state, progress)
+                    if reason:
+                        self._end(step, reason)
+                pace.flush()
+                watch.stop()
+                progress = dataclasses.replace(progress, step=stop, phase=index)
+                progress = self._evaluate(running, progress)
+                settle(stop)
                 if stop == phase.stop or progress.stopped:
                     check_frozen(frozen, state.variables, phase)
                 self.checkpoints.save(state, progress)
+                if reason := self.stop(stop):
+                    self._end(stop, reason)
                 if progress.stopped:
                     break
                 pace.restart()
         return state, progress, programs
+
+    def _saves(self, step: int) -> bool:
+        return self.save_every is not None and step % self.save_every == 0
+
+    def _end(self, step: int, reason: str) -> None:
+        self.checkpoints.wait()
+        raise PreemptedError(f"stopped by {reason}; step {step} is saved, go on with --resume.")
 
     def _pace(self, index: int, progress: Progress) -> Pace:
         return Pace(
@@ -182,3 +217,8 @@ class Loop:
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
+
+
+def _remaining(stops: Sequence[int], progress: Progress) -> list[int]:
+    """The steps to stop at that are still to come, with one that was left before it was done."""
+    return [s for s in stops if s > progress.step or (progress.due and s == progress.step)]

@@ -12,6 +12,7 @@ from jtl.engine.optim import OptimizerOptions
 from jtl.engine.schedules import ScheduleOptions
 from jtl.errors import ConfigError
 from jtl.training.cache.options import CacheChoice, CacheLimits
+from jtl.training.checkpoint import CheckpointOptions
 from jtl.training.selection import EarlyStoppingOptions
 from jtl.training.unfreezing import UnfreezeOptions
 
@@ -105,6 +106,8 @@ class TrainOptions:
         mesh: how the devices are used where the placement is `mesh`.
         evaluate_every: epochs between two evaluations, each followed by a checkpoint.
         log_every: steps between two records of loss, accuracy, gradient norm and rate.
+        checkpoint: which checkpoints are made and stay.
+        max_seconds: after which a start saves and stops, to be resumed; None never does.
     """
 
     phases: Annotated[tuple[PhaseOptions, ...], MinLen(1)] = (PhaseOptions(),)
@@ -122,3 +125,5 @@ class TrainOptions:
     mesh: MeshOptions = MeshOptions()
     evaluate_every: Positive = 1.0
     log_every: Annotated[int, Gt(0)] = 10
+    checkpoint: CheckpointOptions = CheckpointOptions()
+    max_seconds: Positive | None = None

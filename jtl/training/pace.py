@@ -88,6 +88,11 @@ class Pace:
         if self._pending:
             self._read(report=True)
 
+    def settle(self) -> None:
+        """Reads all that was taken, and reports only what is reported anyway."""
+        if self._pending:
+            self._read(report=self._pending[-1][0] % self._log_every == 0)
+
     def restart(self) -> None:
         """Measures the speed from here on, after an evaluation."""
         self._step, self._time = self._reported, time.monotonic()

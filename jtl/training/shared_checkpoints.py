@@ -11,8 +11,8 @@ import jax
 
 from jtl.engine.state import TrainState
 from jtl.rng import KEY_IMPLEMENTATION
-from jtl.training.checkpoint import Checkpoints, Progress
-from jtl.training.together import arrays_of_first, on_first
+from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress
+from jtl.training.together import arrays_of_first, is_first, on_first
 
 
 class Store(Protocol):
@@ -22,8 +22,16 @@ class Store(Protocol):
         """Begins to save a plain state."""
         ...
 
+    def wait(self) -> None:
+        """Waits until what was given to `save` is durable."""
+        ...
+
+    def recover(self) -> list[str]:
+        """Clears up after a start that was cut off: a line for each damaged step set aside."""
+        ...
+
     def progress(self) -> Progress | None:
-        """What the newest complete checkpoint knows; None where there is none."""
+        """What the newest step that verifies knows; None where there is none."""
         ...
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -35,24 +43,25 @@ class Store(Protocol):
         ...
 
 
-def open_checkpoints(workdir: Path) -> AbstractContextManager[Store]:
+def open_checkpoints(
+    workdir: Path, keep: CheckpointOptions, about: Mapping[str, str]
+) -> AbstractContextManager[Store]:
     """The checkpoints in a run's folder, for one process or for all that run together.
 
-    Raises:
-        CheckpointError: the folder cannot be written.
+    Args:
+        workdir: the run's folder.
+        keep: which steps stay.
+        about: what the manifests keep beside the digests.
     """
-    return Checkpoints(workdir) if jax.process_count() == 1 else SharedCheckpoints(workdir)
+    alone = jax.process_count() == 1
+    return (Checkpoints if alone else SharedCheckpoints)(workdir, keep, about)
 
 
 class SharedCheckpoints:
     """Checkpoints that only the first process touches; every process makes the same calls."""
 
-    def __init__(self, workdir: Path) -> None:
-        self._own: Checkpoints | None = None
-        on_first(lambda: self._open(workdir))
-
-    def _open(self, workdir: Path) -> None:
-        self._own = Checkpoints(workdir)
+    def __init__(self, workdir: Path, keep: CheckpointOptions, about: Mapping[str, str]) -> None:
+        self._own = Checkpoints(workdir, keep, about) if is_first() else None
 
     def __enter__(self) -> "SharedCheckpoints":
         return self
@@ -70,8 +79,16 @@ class SharedCheckpoints:
         """Begins to save a plain state, which is the same on every process."""
         on_first(lambda: self._mine.save(state, progress))
 
+    def wait(self) -> None:
+        """Waits until what was given to `save` is durable."""
+        on_first(lambda: self._mine.wait())
+
+    def recover(self) -> list[str]:
+        """Clears up after a start that was cut off: a line for each damaged step set aside."""
+        return on_first(lambda: self._mine.recover())
+
     def progress(self) -> Progress | None:
-        """What the newest complete checkpoint knows; None where there is none."""
+        """What the newest step that verifies knows; None where there is none."""
 
         def read() -> dict[str, Any] | None:
             found = self._mine.progress()

@@ -72,7 +72,7 @@ def test_two_processes_make_one_run_that_one_process_can_go_on_with(tmp_path):
     # The same folder, opened by one process on one device, is complete.
     status, said, error = finish(start(1, "--workdir", str(folder), *SHORT, "--resume"))
     assert status == 0, error
-    assert "resumed  at step 34 of 34" in said
+    assert "complete at step 34" in said
     # Both hear of a mistake that only the first can see, and neither hangs.
     for status, said, error in together(folder, *SHORT, *stop):
         assert status == 2

@@ -1,6 +1,7 @@
 """Checkpoints: bits back as they were, the best kept through a kill, and what does not fit."""
 
 import dataclasses
+import os
 import shutil
 
 import jax
@@ -11,7 +12,8 @@ import pytest
 
 import jtl
 from jtl.errors import CheckpointError
-from jtl.training.checkpoint import Checkpoints, Progress, abstract
+from jtl.training import checkpoint
+from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress, abstract
 from jtl.tree import differences
 from tests.training.runs import VARIABLES
 
@@ -42,7 +44,7 @@ def steps_in(workdir):
 @pytest.mark.parametrize("options", [{}, {"ema": True, "loss_scale": True}])
 def test_states_come_back_with_their_bits(tmp_path, options):
     state = state_at(4, **options)
-    progress = Progress(step=4, phase=1, best_step=2, best_value=1 / 3, seconds=12.5)
+    progress = Progress(step=4, phase=1, best_step=4, best_value=1 / 3, seconds=12.5)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.progress() is None
         checkpoints.save(state, progress)
@@ -117,9 +119,13 @@ def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
     head = {"kernel": jax.ShapeDtypeStruct((5, 7), jnp.float32)}
     other = dataclasses.replace(like, params={**like.params, "head": head})
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(CheckpointError, match=r"head/kernel is \[5, 3\] and not \[5, 7\]"):
+        with pytest.raises(
+            CheckpointError, match=r"kernel is float32 \[5, 3\] and not .* \[5, 7\]"
+        ):
             checkpoints.restore(1, other)
-        with pytest.raises(CheckpointError, match=r"head/kernel is \[5, 3\] and not \[5, 7\]"):
+        with pytest.raises(
+            CheckpointError, match=r"kernel is float32 \[5, 3\] and not .* \[5, 7\]"
+        ):
             checkpoints.variables(1, other.variables)
 
 
@@ -134,4 +140,126 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
-        Checkpoints(tmp_path / "file" / "run")
+        save(tmp_path / "file" / "run", (1, 1))
+
+
+def test_a_checkpoint_of_another_dtype_is_refused_and_never_cast(tmp_path):
+    save(tmp_path, (1, 1))
+    like = abstract(state_at(0))
+    half = {"kernel": jax.ShapeDtypeStruct((5, 3), jnp.bfloat16, sharding=like.step.sharding)}
+    other = dataclasses.replace(like, params={**like.params, "head": half})
+    said = r"kernel is float32 \[5, 3\] and not bfloat16"
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match=said):
+        checkpoints.restore(1, other)
+
+
+def test_milestones_stay(tmp_path):
+    with Checkpoints(tmp_path, CheckpointOptions(keep_last=1, keep_every=2)) as checkpoints:
+        for step in range(1, 6):
+            checkpoints.save(state_at(step), Progress(step=step, best_step=step))
+    assert steps_in(tmp_path) == [2, 4, 5]
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def spoil_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def replace_by_link(path):
+    path.rename(path.parent.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent.parent / "elsewhere")
+
+
+SPOILERS = {
+    "bit": spoil_bit,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "deleted": lambda path: path.unlink(),
+    "link": replace_by_link,
+    "stray": lambda path: path.with_name("stray").write_text(""),
+}
+
+
+@pytest.mark.parametrize("how", SPOILERS)
+def test_damage_to_any_file_is_noticed_and_the_step_before_used(tmp_path, how):
+    save(tmp_path / "kept", (1, 1), (2, 2))
+    names = [path.relative_to(tmp_path / "kept") for path in files_of(tmp_path / "kept")]
+    names = [name for name in names if name.parts[1] == "2"]
+    assert len(names) > 4
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "kept", folder)
+        if not (folder / name).stat().st_size and how not in ("deleted", "link", "stray"):
+            continue  # an empty file has no byte to spoil
+        SPOILERS[how](folder / name)
+        with Checkpoints(folder) as checkpoints:
+            assert checkpoints.progress().step == 1, name
+            lines = checkpoints.recover()
+            # Without a manifest it is a save that never ended, of which nothing is told.
+            if not (how == "deleted" and name.name == "manifest.json"):
+                assert len(lines) == 1, name
+                assert "step 2 is damaged" in lines[0]
+                assert (folder / "checkpoints" / "damaged-2-1").is_dir()
+            assert checkpoints.progress().step == 1
+            with pytest.raises(CheckpointError, match="not there, or its saving was cut off"):
+                checkpoints.restore(2, abstract(state_at(0)))
+            checkpoints.save(state_at(2), Progress(step=2, best_step=2))
+            checkpoints.wait()
+            assert checkpoints.progress().step == 2
+
+
+def test_a_damaged_step_is_refused_by_name(tmp_path):
+    save(tmp_path, (1, 1))
+    spoil_bit(next(path for path in files_of(tmp_path) if path.parent.name == "d"))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="is damaged"):
+        checkpoints.restore(1, abstract(state_at(0)))
+
+
+def test_a_damaged_best_sends_the_run_back_to_before_it(tmp_path):
+    save(tmp_path, (1, 1), (2, 2), (3, 2))
+    (tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA").write_text("")
+    with Checkpoints(tmp_path) as checkpoints:
+        # Nothing older is left here: the newest goes on, and the best is chosen anew.
+        assert checkpoints.progress() == Progress(step=3)
+
+
+def test_what_was_cut_off_and_what_is_no_step_is_removed(tmp_path):
+    save(tmp_path, (1, 1))
+    folder = tmp_path / "checkpoints"
+    (folder / "7").mkdir()
+    shutil.copytree(folder / "1", folder / "9.orbax-checkpoint-tmp")
+    shutil.copytree(folder / "1", folder / "8")
+    (folder / "8" / "manifest.json").unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress().step == 1
+        assert checkpoints.recover() == []
+    assert steps_in(tmp_path) == [1]
+
+
+def test_the_order_is_by_step_whatever_the_clock_says(tmp_path):
+    save(tmp_path, (1, 1), (2, 2))
+    for path in (tmp_path / "checkpoints" / "1").rglob("*"):
+        os.utime(path, (4e9, 4e9))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.progress().step == 2
+
+
+def test_a_save_that_fails_is_told_and_the_one_before_stands(tmp_path, monkeypatch):
+    save(tmp_path, (1, 1))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_manifest", full)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(2), Progress(step=2, best_step=2))
+        with pytest.raises(CheckpointError, match=r"step 2 could not be saved .*No space left"):
+            checkpoints.wait()
+        assert checkpoints.progress().step == 1
+    assert steps_in(tmp_path) == [1]
