@@ -141,7 +141,7 @@ def _ordinary(size: Size, table: np.ndarray, cold: bool) -> float:
                 own.finish(block)
 
         feed._fill = fill  # type: ignore[attr-defined]
-        with open_checkpoints(Path(folder)) as checkpoints:
+        with open_checkpoints(Path(folder), config.train.checkpoint, {}) as checkpoints:
             loop = Loop(
                 phases=setup.phases,
                 order=setup.examples.order(config),
