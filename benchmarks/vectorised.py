@@ -73,7 +73,7 @@ def _row(
     key: tuple[str, bool], own: Sequence[float], samples: dict[tuple[str, bool], list[float]]
 ) -> dict[str, Any]:
     name, cold = key
-    peer = record.spread(samples["one trial of one fold, the ordinary way", cold])
+    peer = record.spread(samples["one trial of one fold, the ordinary way", True])
     figures = record.spread(own)
     row = {
         "name": f"{name}, {'with' if cold else 'without'} compilation",
