@@ -41,8 +41,8 @@ def excluded(source: Source, path: Path) -> np.ndarray:
     places = {source.name(index): index for index in range(len(source))}
     if unknown := [name for name in names if name not in places]:
         raise DataError(
-            f"data.exclude: {where} leaves out {len(unknown)} examples that are not there: "
-            f"{_first(unknown)}; take them out of the file, or run jtl check again."
+            f"data.exclude: {where} leaves out examples that are not there "
+            f"({len(unknown)}): {_first(unknown)}; take them out of it, or run jtl check again."
         )
     return np.array(sorted({places[name] for name in names}), int)
 

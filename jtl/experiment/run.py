@@ -175,8 +175,8 @@ class Run:
         if tta not in self._made_examples:
             source = self._source
             check_classes(source, self.classes)
-            check_data(self.workdir, source)
             made = make_examples(source, self.config, self._preprocess(tta), self.workdir)
+            check_data(self.workdir, source, made.splits)
             self._made_examples[tta] = made
         return self._made_examples[tta]
 

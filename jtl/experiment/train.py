@@ -94,8 +94,8 @@ def _begin(setup: Setup, *, resume: bool, allow: Sequence[str]) -> None:
     check_workdir(folder, setup.config, resume=resume, allow=allow)
     make_workdir(folder, setup.config)
     write_text(folder / "ledger.json", pretrained.ledger.to_json())
-    check_data(folder, source, allow)
-    write_json(folder / "data.json", data_record(source))
+    check_data(folder, source, setup.examples.splits, allow)
+    write_json(folder / "data.json", data_record(source, setup.examples.splits))
     write_model(folder, pretrained.model, pretrained.preprocess, source.classes)
 
 

@@ -1,6 +1,7 @@
 """A run's folder: who may write to it, and what stands in it from the start."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jtl.config import build, difference, read_document, to_yaml
 from jtl.data.options import DataOptions
 from jtl.data.sources.protocol import Source
+from jtl.data.splits import Splits
 from jtl.errors import CheckpointError, ConfigError, DataError
 from jtl.experiment.options import Config
 from jtl.training.files import read_json, write_json, write_text
@@ -117,31 +120,52 @@ def _allowed(key: str, allow: Sequence[str]) -> bool:
     return any(steps[: len(each)] == each for each in named)
 
 
-def data_record(source: Source) -> dict[str, Any]:
-    """What `data.json` keeps of a run's examples."""
-    return {"fingerprint": source.fingerprint, "provenance": dict(source.provenance)}
+def data_record(source: Source, splits: Splits) -> dict[str, Any]:
+    """What `data.json` keeps of a run's examples, and of which of them each split holds."""
+    return {
+        "fingerprint": source.fingerprint,
+        "splits": {
+            name: hashlib.sha256(np.asarray(own, "<i8").tobytes()).hexdigest()
+            for name, own in sorted(splits.items())
+        },
+        "provenance": dict(source.provenance),
+    }
 
 
-def check_data(workdir: Path, source: Source, allow: Sequence[str] = ()) -> None:
-    """Refuses examples that are not those that the run in a folder began with.
+def check_data(workdir: Path, source: Source, splits: Splits, allow: Sequence[str] = ()) -> None:
+    """Refuses examples, or splits of them, that are not those that a run began with.
 
     Args:
         workdir: the run's folder.
         source: the examples.
-        allow: holds `data` or `data.fingerprint` where they may have changed.
+        splits: which of them each split holds.
+        allow: holds `data` or `data.fingerprint` where the examples may have changed, and
+            `data.exclude`, `data.split` or `seed` where the splits may.
 
     Raises:
-        DataError: they have another fingerprint than `data.json` says.
+        DataError: they are others than `data.json` says.
     """
     path = workdir / "data.json"
-    if _allowed("data.fingerprint", allow):
+    if _allowed("data.fingerprint", allow) or not path.exists():
         return
-    if path.exists() and read_json(path)["fingerprint"] != source.fingerprint:
+    stored, given = read_json(path), data_record(source, splits)
+    if stored["fingerprint"] != given["fingerprint"]:
         raise DataError(
             f"the dataset is not the one that the run in {workdir} began with (its fingerprint in "
             f"{path.name} differs): bring the data back as it was, go on with --allow "
             "data.fingerprint, or start a new run with another --workdir."
         )
+    if any(key.split(".")[:2] in _MAKE_SPLITS for key in allow):
+        return
+    if changed := [name for name, own in stored["splits"].items() if given["splits"][name] != own]:
+        raise DataError(
+            f"the examples of {', '.join(changed)} are not those that the run in {workdir} began "
+            f"with (their digest in {path.name} differs): bring the file of data.exclude back as "
+            "it was, go on with --allow data.exclude, or start a new run with another --workdir."
+        )
+
+
+_MAKE_SPLITS = (["seed"], ["data", "split"], ["data", "exclude"], ["data", "source"])
 
 
 _FREE_OF_DATA = ("threads", "read", "cache_dir")

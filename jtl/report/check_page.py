@@ -80,7 +80,8 @@ def _thumbs(finding: Finding, result: CheckResult, source: Source, max_pixels: i
             image=_image(source, example, max_pixels),
             overlay=None,
             title=f"{finding.score:.3f}" if place == 0 else "the same as before it",
-            lines=(result.names[example], *([finding.message] if place == 0 else [])),
+            # The message names the first image, and the others by themselves.
+            lines=(finding.message if place == 0 else result.names[example],),
             alt=result.names[example],
         )
         for place, example in enumerate(finding.examples[:_OF_EACH])

@@ -90,6 +90,26 @@ def test_a_dataset_that_was_edited_is_noticed_when_a_run_goes_on(folder, tmp_pat
         load_run(tmp_path / "run").evaluate()
 
 
+def test_a_check_that_was_edited_is_noticed_when_a_run_goes_on(folder, tmp_path):
+    source = load_source(DataOptions(source=str(folder)))
+    record = check(source, data="photos", max_pixels=10**6).to_json()
+    path = tmp_path / "check.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(InterruptionError):
+        train(
+            options(folder, data__exclude=str(path)),
+            workdir=tmp_path / "run",
+            listeners=[stop_at(3)],
+        )
+    finding = {"kind": "outlier", "drop": ["class0/002.jpeg"], "exclude": True}
+    path.write_text(json.dumps({**record, "findings": [*record["findings"], finding]}))
+    with pytest.raises(DataError, match=r"the examples of \w+ are not those") as told:
+        train(options(folder, data__exclude=str(path)), workdir=tmp_path / "run", resume=True)
+    assert "--allow data.exclude" in str(told.value)
+    path.write_text(json.dumps(record))
+    train(options(folder, data__exclude=str(path)), workdir=tmp_path / "run", resume=True)
+
+
 @pytest.mark.slow
 def test_other_readers_on_resume_end_with_the_same_bits(folder, tmp_path):
     def read(workers, threads):

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def check(
     tell("judging labels", 0, 1)
     findings += _judged(source, readable, features, notes)
     tell("judging labels", 1, 1)
-    network = "" if pretrained is None else f" and {pretrained.ledger.summary()}"
+    network = "" if pretrained is None else _named(pretrained)
     return CheckResult(
         data=data,
         fingerprint=source.fingerprint,
@@ -140,6 +141,12 @@ def _extractor(pretrained: Pretrained) -> Callable[[np.ndarray], np.ndarray]:
         return features.reshape(CHUNK, -1)[: len(images)]
 
     return extract
+
+
+def _named(pretrained: Pretrained) -> str:
+    """The network and its file, without the folder, which is nobody's business."""
+    file = PurePath(pretrained.ledger.path).name
+    return f", and by the features of {pretrained.ledger.model} with {file}"
 
 
 def _sets_of_labels(labels: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from jtl.report.check_page import check_page
 from jtl.study.check.check import check
 from jtl.study.check.classes import class_findings
 from tests.data.photos import photo, photo_bytes
+from tests.data.sources.tfds_sets import Small, prepared
 
 SIZE = (64, 80)
 
@@ -152,3 +153,68 @@ def test_arrays_are_checked_too_and_the_page_draws_them():
     result = check(source, data="arrays", max_pixels=10**6)
     assert [f.examples for f in result.findings if f.kind == "exact_copy"] == [(3, 5)]
     assert check_page(result, source, 10**6).count("data:image/jpeg") >= 2
+
+
+def test_one_image_under_two_labels_is_found_though_it_was_compressed_anew(tmp_path):
+    root = folder(tmp_path / "photos")
+    photo(0, size=SIZE).save(root / "dog/again.jpg", quality=70)
+    _, result = checked(root)
+    found = [each for each in result.findings if each.kind == "near_contradiction"]
+    assert [{result.names[own] for own in each.examples} for each in found] == [
+        {"cat/0.png", "dog/again.jpg"}
+    ]
+    assert result.serious
+
+
+def test_an_image_unlike_all_others_is_an_outlier(tmp_path):
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    base = np.asarray(photo(7, size=SIZE), np.float32)
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for index in range(20):
+            levels = base + rng.normal(0, 6, (1, 1, 3)) + rng.normal(0, 3, base.shape)
+            Image.fromarray(levels.clip(0, 255).astype(np.uint8)).save(
+                root / label / f"{index}.png"
+            )
+    stripes = np.zeros((*SIZE, 3), np.uint8)
+    stripes[:, ::8, 1] = stripes[:, 1::8, 0] = 255
+    Image.fromarray(stripes).save(root / "cat/odd.png")
+    _, result = checked(root)
+    outliers = [each.examples for each in result.findings if each.kind == "outlier"]
+    assert [[result.names[own] for own in each] for each in outliers] == [["cat/odd.png"]]
+
+
+def as_npz(tmp_path):
+    images = np.stack([np.asarray(photo(index, size=(40, 40))) for index in range(24)])
+    images[5] = images[3]
+    np.savez(tmp_path / "photos.npz", images=images, labels=np.arange(24) % 2)
+    return ["photos.npz"]
+
+
+def as_manifest(tmp_path):
+    root = folder(tmp_path / "photos")
+    (root / "cat/copy.png").write_bytes((root / "cat/3.png").read_bytes())
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in root.rglob("*.png"))
+    rows = [f"{path},{path.split('/')[1]}" for path in paths]
+    (tmp_path / "photos.csv").write_text("\n".join(["path,label", *rows]))
+    return ["photos.csv"]
+
+
+def as_tfds(tmp_path):
+    prepared(Small, tmp_path / "tfds")
+    return ["tfds:small", "--data-dir", str(tmp_path / "tfds")]
+
+
+@pytest.mark.parametrize("made", [as_npz, as_manifest, as_tfds])
+def test_every_source_that_trains_is_checked_too(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["check", *made(tmp_path)])
+    printed = capsys.readouterr()
+    assert end.value.code in (None, 0, 1), printed.err
+    record = json.loads(Path("check.json").read_text())
+    assert record["examples"] == {as_npz: 24, as_manifest: 25, as_tfds: 21}[made]
+    assert record["counts"].get("exact_copy", 0) == (made is not as_tfds)
+    assert str(tmp_path) not in record["features"]
+    assert "data:image/jpeg" in Path("check.html").read_text("utf-8")
