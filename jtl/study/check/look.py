@@ -122,7 +122,8 @@ def _look(
         return Look(digest=digest, problems=(_failure(stored, where, error),))
     grey = pixels.astype(np.float32) @ _LUMA
     picture_of = Image.fromarray(pixels)
-    small = picture_of.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2)
+    # Smoothly, so that a copy of another size has the same levels where a pixel covers parts of it.
+    small = picture_of.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
     problems = [*_file_problems(stored, where), *_pixel_problems(grey, size_as_stored, where)]
     return Look(
         digest=digest,

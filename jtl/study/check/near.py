@@ -9,9 +9,10 @@ _NEIGHBOURS = 4  # most alike of each image, that are candidates as well
 _ALIKE = 0.6  # correlation that such a neighbour must have
 _ROWS = 1024  # compared with all others at once
 _PAIRS = 512  # laid on each other at once
-_SAME, _SAME_DETAIL = 0.97, 0.85  # correlation of levels and of edges, once aligned
-_SURE, _SURE_DETAIL = 0.994, 0.98  # at which no other image need be looked at
-_FAR_BELOW = 0.2  # of how far apart the next best are
+# Correlation of levels and of edges, once aligned. Noise and strong compression spoil edges first.
+_SAME, _SAME_DETAIL = 0.992, 0.6
+_SURE, _SURE_DETAIL = 0.998, 0.985  # at which no other image need be looked at
+_FAR_BELOW = 0.1  # of how far apart the next best are
 _WORTH_IT = 0.96  # correlation of halved images, below which no closer look is taken
 _STARTS = (1.0, 0.92, 1.08)  # magnifications that the search begins with
 _STEPS, _FINE_STEPS = 5, 3
@@ -61,7 +62,7 @@ def _distinct(pairs: np.ndarray, levels: np.ndarray, detail: np.ndarray, count: 
     Where one image is like many, as bricks and digits are, likeness alone proves nothing: a pair
     must be far more alike than either is to the next best, unless hardly anything differs.
     """
-    apart = 1 - (levels + detail) / 2
+    apart = 1 - levels
     best, second = np.full(count, np.inf), np.full(count, np.inf)
     for (first, other), own in zip(pairs, apart):
         for image in (first, other):
