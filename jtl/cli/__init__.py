@@ -19,6 +19,7 @@ _COMMANDS = {
     "jtl.cli.rank:rank": "Rank pretrained networks on a dataset, without training any.",
     "jtl.cli.tune:tune": "Search for the options that serve best: grid, random, Optuna, Hyperopt.",
     "jtl.cli.crossval:crossval": "Train on all folds but one, for each of them.",
+    "jtl.cli.verify:verify_resume": "Kill and resume a short run; say whether every bit agrees.",
     "jtl.cli.check:check": "Find what spoils a dataset, and what training should leave out.",
     "jtl.cli.params:params": "Show what each phase of a config trains, at which rate and cost.",
     "jtl.cli.models:models": "List networks and their released weights.",
@@ -92,7 +93,10 @@ def _version() -> str:
 
 
 def _help_command(tokens: list[str]) -> str:
-    known = {place.rpartition(":")[2] for place in _COMMANDS} | {"weights", "data"}
+    known = {place.rpartition(":")[2].replace("_", "-") for place in _COMMANDS} | {
+        "weights",
+        "data",
+    }
     words = [token for token in tokens[:1] if token in known]
     return " ".join(["jtl", *words, "--help"])
 

@@ -21,6 +21,19 @@ class Began:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A step is about to take its batch.
+
+    Attributes:
+        step: this one, from 1.
+        batch: what it takes, on the devices; who reads it waits for its transfer.
+    """
+
+    step: int
+    batch: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stepped:
     """A step's metrics, read one step late so that the device never waits.
 
@@ -101,5 +114,5 @@ class Ended:
     summary: Mapping[str, Any]
 
 
-Event = Began | Stepped | Evaluated | Cached | Recovered | Ended
+Event = Began | Taken | Stepped | Evaluated | Cached | Recovered | Ended
 Listener = Callable[[Event], None]

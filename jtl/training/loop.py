@@ -13,7 +13,7 @@ from jtl.errors import PreemptedError
 from jtl.training.audit import check_frozen, frozen_digests
 from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
-from jtl.training.events import Began, Evaluated, Event, Listener
+from jtl.training.events import Began, Evaluated, Event, Listener, Taken
 from jtl.training.feed import Feed
 from jtl.training.pace import Pace, Watch
 from jtl.training.phases import Phase, evaluation_steps
@@ -135,6 +135,7 @@ class Loop:
                 nonlocal running, programs
                 with watch.waiting():
                     batch = next(batches)
+                self._tell(Taken(step=step, batch=batch))
                 before = compilations.count
                 running, metrics = compiled(running, batch)
                 programs += compilations.count - before
