@@ -72,7 +72,7 @@ def _untrained() -> float:
     place = make_placement(config.train)
     evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, place)
     placed = evaluator.put(pretrained.variables)
-    return evaluator.metrics(placed, examples, "test")["accuracy"]
+    return evaluator.evaluate(placed, examples, "test").metrics["accuracy"]
 
 
 if __name__ == "__main__":

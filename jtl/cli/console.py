@@ -1,6 +1,5 @@
-"""What the terminal shows of a run: the start, a bar or plain lines, and the result."""
+"""What the terminal shows of a run that goes on: its start, a bar, or plain lines."""
 
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -168,35 +167,3 @@ def _pace(event: Stepped) -> str:
         f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.3f}  "
         f"{event.images_per_second:,.0f} images/s"
     )
-
-
-def metrics_table(columns: Mapping[str, Mapping[str, float]]) -> Table:
-    """Metrics by row, one column for each set of parameters or split."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("metric")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for metric in next(iter(columns.values())):
-        table.add_row(metric, *(f"{values[metric]:.4f}" for values in columns.values()))
-    return table
-
-
-def show_result(
-    console: Console, setup_workdir: Any, summary: Mapping[str, Any], report: Any = None
-) -> None:
-    """Prints the metrics of a finished run, where it and its report lie, and what to do next."""
-    columns = {
-        f"{split} ({which}, step {summary[which]['step']})": metrics
-        for which in ("best", "final")
-        for split, metrics in summary[which]["metrics"].items()
-        if split == "test" or "test" not in summary[which]["metrics"]
-    }
-    if summary["best"]["step"] == summary["final"]["step"]:
-        columns = {name: own for name, own in columns.items() if "final" in name}
-    if columns:
-        console.print(metrics_table(columns))
-    console.print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; all in {setup_workdir}")
-    if report is not None:
-        console.print(f"report   {report}")
-    console.print(f"next     jtl evaluate {setup_workdir}")
-    console.print(f"         jtl predict {setup_workdir} IMAGE.png")

@@ -1,13 +1,15 @@
 """Tables of metrics with their intervals, of classes, and of two runs."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from jtl.training.measure.compare import Comparison
 from jtl.training.measure.intervals import Interval
-from jtl.training.measure.tally import ClassFigures
+from jtl.training.measure.tally import HEADLINES, ClassFigures
 
 
 def interval_table(
@@ -17,6 +19,23 @@ def interval_table(
     table = _table("metric", split, "95 % interval")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}", _range(intervals.get(name)))
+    return table
+
+
+def headline_table(columns: Mapping[str, Mapping[str, Any]], split: str) -> Table:
+    """The headline figures of one split with their 95 % intervals.
+
+    Args:
+        columns: of a run's summary `best`, `final`, or both, by what to call them.
+        split: whose figures.
+    """
+    table = _table(split, *(name for own in columns for name in (own, "95 % interval")))
+    metrics = [record["metrics"][split] for record in columns.values()]
+    bounds = [record.get("intervals", {}).get(split, {}) for record in columns.values()]
+    for name in HEADLINES:
+        if all(name in own for own in metrics):
+            cells = [(f"{m[name]:.4f}", _range(b.get(name))) for m, b in zip(metrics, bounds)]
+            table.add_row(name, *itertools.chain(*cells))
     return table
 
 

@@ -9,35 +9,45 @@ from typing import Any
 from jtl.experiment.predict import Prediction
 
 
-def write_predictions(predictions: Iterable[Prediction], format: str, *, several: bool) -> int:
+def write_predictions(
+    predictions: Iterable[Prediction], format: str, *, several: bool, explained: bool = False
+) -> int:
     """Writes predictions to standard output, and what could not be read to standard error.
 
     Args:
         predictions: in order.
         format: `table`, `json` or `csv`.
         several: whether an image may have several labels, which a column then marks.
+        explained: whether each image has a picture, which a column then names.
 
     Returns:
         How many images could not be read.
     """
-    columns = ["image", "class", "probability", *(["predicted"] if several else [])]
+    columns = ["image", "class", "probability"]
+    columns += [name for name, has in (("predicted", several), ("overlay", explained)) if has]
     problems: list[str] = []
-    rows = _rows(predictions, problems, several)
+    rows = _rows(predictions, problems, columns)
     writers = {"json": _json, "csv": _csv, "table": _table}
     writers[format](rows, columns)
     return len(problems)
 
 
 def _rows(
-    predictions: Iterable[Prediction], problems: list[str], several: bool
+    predictions: Iterable[Prediction], problems: list[str], columns: list[str]
 ) -> Iterator[dict[str, Any]]:
     for own in predictions:
         if own.problem:
             problems.append(own.problem)
             print(f"jtl: {own.problem}", file=sys.stderr)
         for name, probability in zip(own.classes, own.probabilities):
-            row = {"image": own.image, "class": name, "probability": round(probability, 6)}
-            yield {**row, "predicted": name in own.labels} if several else row
+            row = {
+                "image": own.image,
+                "class": name,
+                "probability": round(probability, 6),
+                "predicted": name in own.labels,
+                "overlay": own.overlay,
+            }
+            yield {column: row[column] for column in columns}
 
 
 def _json(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> None:

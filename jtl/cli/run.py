@@ -62,6 +62,7 @@ def predict(
     format: Literal["table", "json", "csv"] = "table",
     batch_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     tta: Literal["flip", "five", "ten"] | None = None,
+    explain: Path | None = None,
 ) -> None:
     """Name the classes of image files, of all in a folder, or of those that match a glob.
 
@@ -77,12 +78,17 @@ def predict(
         format: a table, JSON (a list) or CSV.
         batch_size: images a step; by default as many as in evaluation.
         tta: as for `jtl evaluate`.
+        explain: a new folder, into which a picture of each image is written: Grad-CAM of its
+            most probable class, yellow where most spoke for it.
     """
     from jtl.cli.rows import write_predictions
-    from jtl.experiment import load_run
+    from jtl.report.run import load_run
 
     run = load_run(workdir)
-    made = run.iter_predict(images, top, batch_size=batch_size, tta=tta)
+    if explain is None:
+        made = run.iter_predict(images, top, batch_size=batch_size, tta=tta)
+    else:
+        made = run.iter_explain(images, explain, top, batch_size=batch_size, tta=tta)
     several = run.config.train.loss.name == "sigmoid"
-    if write_predictions(made, format, several=several):
+    if write_predictions(made, format, several=several, explained=explain is not None):
         sys.exit(1)

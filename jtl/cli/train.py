@@ -85,7 +85,8 @@ def _search(options: "Config") -> None:
 def _train(
     options: "Config", workdir: Path | None, resume: bool, allow: tuple[str, ...], report: bool
 ) -> None:
-    from jtl.cli.console import Live, announce, make_console, show_result
+    from jtl.cli.console import Live, announce, make_console
+    from jtl.cli.result import show_result
     from jtl.experiment import train as run_training
     from jtl.training.together import is_first
 

@@ -2,7 +2,7 @@
 
 from jtl.config.build import build, to_dict
 from jtl.config.document import Document, dotted, override, read_document
-from jtl.config.write import difference, digest, json_schema, to_yaml
+from jtl.config.write import difference, digest, json_schema, options_of, to_yaml
 
 __all__ = [
     "Document",
@@ -11,6 +11,7 @@ __all__ = [
     "digest",
     "dotted",
     "json_schema",
+    "options_of",
     "override",
     "read_document",
     "to_dict",

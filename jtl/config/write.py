@@ -26,6 +26,12 @@ def digest(instance: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def options_of(instance: Any) -> dict[str, Any]:
+    """Every option by its dotted key as `--set` takes it, such as `train.phases.0.rate`."""
+    leaves = _leaves(to_dict(instance), ())
+    return {".".join(map(str, path)): leaf for path, leaf in leaves.items()}
+
+
 def difference(first: Any, second: Any) -> list[str]:
     """One line for each option that differs: `train.phases[0].rate: 0.1 → 0.01`."""
     left, right = _leaves(to_dict(first), ()), _leaves(to_dict(second), ())

@@ -27,7 +27,7 @@ from jtl.engine.views import Views
 from jtl.errors import ConfigError
 from jtl.experiment.options import Config, ModelOptions
 from jtl.rng import base_key, stream_key
-from jtl.training.evaluate import evaluate, score
+from jtl.training.evaluate import Evaluation, evaluate, score
 from jtl.training.feed import check_labels
 from jtl.training.measure.predictions import Predictions
 from jtl.training.options import MeshOptions, TrainOptions
@@ -255,8 +255,8 @@ class Evaluator:
         parts = self._place.batch_parts
         return -(-batch_size // parts) * parts
 
-    def metrics(self, variables: Any, examples: Examples, split: str) -> dict[str, float]:
-        """The metrics of a split, summed on the devices; `variables` lie where `put` put them."""
+    def evaluate(self, variables: Any, examples: Examples, split: str) -> Evaluation:
+        """What a split sums up to on the devices; `variables` lie where `put` put them."""
         batches = examples.batches(split, self.batch_size, self.share)
         return evaluate(self._place, self._evaluate, variables, batches)
 

@@ -30,6 +30,7 @@ class Prediction:
         probabilities: theirs, in [0, 1].
         labels: what is predicted: the most probable class; or, of images with several labels,
             every class from its threshold on, which may be none.
+        overlay: the picture of what spoke for the most probable class, where one was asked for.
         problem: why the image could not be read, which leaves the others empty.
     """
 
@@ -37,6 +38,7 @@ class Prediction:
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
+    overlay: str = ""
     problem: str = ""
 
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jtl.data.options import load_source
 from jtl.data.reader import Reader
+from jtl.data.sources.arrays import ArraySource
 from jtl.data.sources.listing import first_of
 from jtl.data.sources.protocol import Source
 from jtl.engine.views import ViewsName, make_views
@@ -65,6 +65,11 @@ class Run:
     calibration: Calibration = RAW
     checkpoint: Which = "best"
     source: Source | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the summary holds of these variables: step, metrics, intervals, calibration."""
+        return self.summary["best" if self.checkpoint == "best" else "final"]
 
     def evaluate(self, split: str = "test", tta: ViewsName | None = None) -> dict[str, float]:
         """The metrics of one split: every example once, with the run's thresholds.
@@ -139,24 +144,31 @@ class Run:
         """As `predict`, each prediction as soon as its batch is done."""
         source, missing = unlabelled(images)
         yield from missing
+        yield from self._predict(source, top, batch_size, tta)
+
+    def _predict(
+        self, source: Source, top: int, batch_size: int | None, tta: ViewsName | None
+    ) -> Iterator[Prediction]:
+        yield from predict_each(
+            self._evaluator(tta),
+            self._placed,
+            self._reader(source, tta),
+            self.calibration,
+            self.classes,
+            top=top,
+            batch_size=batch_size or self.config.data.eval_batch_size,
+            options=self.config.data.read,
+        )
+
+    def _reader(self, source: Source, tta: ViewsName | None = None) -> Reader:
         preprocess, data = self._preprocess(tta), self.config.data
-        reader = Reader(
+        return Reader(
             source=source,
             size=preprocess.input_size,
             fit=preprocess.resize_and_crop,
             threads=data.decoders,
-            skip=not isinstance(images, np.ndarray),
+            skip=not isinstance(source, ArraySource),
             max_pixels=data.max_pixels,
-        )
-        yield from predict_each(
-            self._evaluator(tta),
-            self._placed,
-            reader,
-            self.calibration,
-            self.classes,
-            top=top,
-            batch_size=batch_size or data.eval_batch_size,
-            options=data.read,
         )
 
     def _score(self, split: str, tta: ViewsName | None) -> Predictions:

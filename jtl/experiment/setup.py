@@ -19,6 +19,7 @@ from jtl.experiment.assemble import (
     phases_of,
 )
 from jtl.experiment.options import Config
+from jtl.training.evaluate import Evaluation
 from jtl.training.feed import Streamed
 from jtl.training.phases import Phase
 from jtl.weights.load import Pretrained
@@ -145,9 +146,9 @@ def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
     def read(start: int, stop: int) -> Generator[Arrays, None, None]:
         return examples.train_batches(order, start, stop, share)
 
-    def validate(variables: Any) -> dict[str, float]:
+    def validate(variables: Any) -> Evaluation:
         assert evaluator is not None
-        return evaluator.metrics(variables, examples, "val")
+        return evaluator.evaluate(variables, examples, "val")
 
     validates = evaluator is not None and len(examples.splits["val"]) > 0
     return Streamed(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jtl.config import digest
+from jtl.config import digest, options_of
 from jtl.data.options import DataOptions
 from jtl.data.sources.arrays import from_arrays
 from jtl.data.sources.protocol import Source
@@ -16,13 +16,14 @@ from jtl.experiment.assemble import Evaluator, make_evaluator
 from jtl.experiment.compilation import keep_compiled_programs
 from jtl.experiment.conclude import Conclusion, calibration_of, conclude, keep
 from jtl.experiment.feed import make_cached_feed
+from jtl.experiment.glimpses import first_examples, last_pictures
 from jtl.experiment.options import Config, ModelOptions
 from jtl.experiment.run import Run, write_model
 from jtl.experiment.setup import Setup, set_up
 from jtl.experiment.workdir import check_data, check_workdir, data_record, make_workdir
 from jtl.training.audit import audit_frozen
 from jtl.training.checkpoint import Progress
-from jtl.training.events import Ended, Listener, Recovered
+from jtl.training.events import Ended, Event, Listener, Pictured, Recovered
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
 from jtl.training.loop import Loop, Outcome
@@ -31,6 +32,7 @@ from jtl.training.owner import owned
 from jtl.training.preemption import Preemption, Stop
 from jtl.training.shared_checkpoints import Store, open_checkpoints
 from jtl.training.together import is_first, on_first
+from jtl.training.trackers import About, check_trackers
 
 _NAMED = 100  # examples in the summary that could not be read
 
@@ -65,6 +67,7 @@ def train(
         WeightsError: the weights cannot be loaded.
         CheckpointError: the folder holds another run, or cannot be written.
     """
+    check_trackers(config.train.log_to)
     folder = Path(workdir) if workdir is not None else Path("runs") / config.name
     on_first(lambda: check_workdir(folder, config, resume=resume, allow=allow))
     keep_compiled_programs()
@@ -109,11 +112,12 @@ def _carry_out(
     with open_checkpoints(setup.workdir, config.train.checkpoint, about) as checkpoints:
         notes = checkpoints.recover()
         start = checkpoints.progress() or Progress()
-        with _records(setup.workdir, start.step) as records:
+        with _records(setup, start.step) as records:
             heard = (*records, *(listeners if is_first() else ()))
             if notes:
-                for listener in heard:
-                    listener(Recovered(notes=tuple(notes)))
+                _tell(heard, Recovered(notes=tuple(notes)))
+            if heard and not start.step:
+                _tell(heard, *first_examples(setup.examples))
             outcome = _loop(setup, checkpoints, evaluator, heard, stop).run(
                 pretrained.variables, config.seed
             )
@@ -132,18 +136,33 @@ def _carry_out(
                 "data": _data_record(setup, outcome),
             }
             on_first(lambda: _end(setup.workdir, concluded, summary))
-            for listener in heard:
-                listener(Ended(summary=summary))
+            if heard:
+                _tell(heard, *_last_pictures(setup, concluded, summary["best"]["step"]))
+            _tell(heard, Ended(summary=summary))
     return summary, best
 
 
+def _tell(listeners: Sequence[Listener], *events: Event) -> None:
+    for event in events:
+        for listener in listeners:
+            listener(event)
+
+
+def _last_pictures(setup: Setup, concluded: Conclusion, step: int) -> list[Pictured]:
+    found = concluded.predictions
+    split = next((name for name in ("test", "val") if name in found), None)
+    return [] if split is None else last_pictures(setup.examples, found[split], split, step)
+
+
 @contextmanager
-def _records(workdir: Path, start: int) -> Iterator[tuple[Listener, ...]]:
+def _records(setup: Setup, start: int) -> Iterator[tuple[Listener, ...]]:
     """What keeps the records, on the first process alone."""
     if not is_first():
         yield ()
         return
-    with Records(workdir, start) as records:
+    config, classes = setup.config, setup.examples.source.classes
+    about = About(trackers=config.train.log_to, name=config.name, options=options_of(config))
+    with Records(setup.workdir, start, classes, about) as records:
         yield (records,)
 
 

@@ -169,7 +169,8 @@ _MAKE_SPLITS = (["seed"], ["data", "split"], ["data", "exclude"], ["data", "sour
 
 
 _FREE_OF_DATA = ("threads", "read", "cache_dir")
-_FREE_OF_TRAINING = ("placement", "mesh", "cache", "cache_limits", "checkpoint", "max_seconds")
+_FREE_OF_TRAINING = ("placement", "mesh", "cache", "cache_limits", "checkpoint", "max_seconds",
+                     "log_to")  # fmt: skip
 
 
 def _settled(config: Config) -> Config:

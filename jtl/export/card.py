@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from jtl.config import to_yaml
 from jtl.experiment.run import Run
@@ -39,6 +40,7 @@ model.load_state_dict(load_file("{name}"), strict=True)""",
 
 model = jtl.load_model("{model}", weights="{name}")""",
 }
+_APPLIED = ("stablehlo", "onnx")
 
 
 def model_card(run: Run, form: str, path: Path, labels: Path, note: str) -> str:
@@ -80,6 +82,10 @@ Input: {run.preprocess.describe()}.
 
 {_metrics(run)}
 
+## Calibration
+
+{_calibration(run, form)}
+
 ## Pretrained weights
 
 {_weights(run)}
@@ -95,14 +101,21 @@ Input: {run.preprocess.describe()}.
 """
 
 
-def write_labels(run: Run, path: Path) -> None:
-    """The names of the classes, in the order of the outputs, and what the input must be."""
-    record = {"labels": list(run.classes), "preprocess": run.preprocess.to_dict()}
+def write_labels(run: Run, form: str, path: Path) -> None:
+    """The names of the classes, in the order of the outputs, and what comes before and after."""
+    record: dict[str, Any] = {
+        "labels": list(run.classes),
+        "preprocess": run.preprocess.to_dict(),
+        "temperature": run.calibration.temperature,
+        "temperature_applied": form in _APPLIED,
+    }
+    if run.calibration.thresholds is not None:
+        record["thresholds"] = list(run.calibration.thresholds)
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _metrics(run: Run) -> str:
-    best = run.summary["best"]
+    best = run.record
     lines = ["| split | metric | value | 95 % interval |", "|---|---|---|---|"]
     for split, own in best["metrics"].items():
         bounds = best.get("intervals", {}).get(split, {})
@@ -116,6 +129,26 @@ def _metrics(run: Run) -> str:
                 said = "{:.4f} to {:.4f} (Wilson)".format(*_wilson(value, run, split))
             lines.append(f"| {split} | {name} | {value:.4f} | {said} |")
     return "\n".join(lines)
+
+
+def _calibration(run: Run, form: str) -> str:
+    """The temperature, where it is applied, and what it changes."""
+    record, own = run.record.get("calibration", {}), run.calibration
+    applied = "are divided by it already" if form in _APPLIED else "must be divided by it"
+    said = [f"Temperature {own.temperature:.4f}: for probabilities, logits {applied}."]
+    if note := record.get("note"):
+        said.append(f"It was not fitted freely: {note}.")
+    changes = [
+        f"{name} {before:.4f} to {record['after'][split][name]:.4f} ({split})"
+        for split, values in record.get("before", {}).items()
+        for name, before in values.items()
+    ]
+    if own.temperature != 1 and changes:
+        said.append(f"Fitted on validation; it changes {', '.join(changes)}.")
+    if own.thresholds is not None:
+        limits = (f"{name} {limit:.4f}" for name, limit in zip(run.classes, own.thresholds))
+        said.append(f"A class is predicted from its threshold on: {', '.join(limits)}.")
+    return " ".join(said)
 
 
 def _wilson(share: float, run: Run, split: str) -> tuple[float, float]:

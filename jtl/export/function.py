@@ -20,15 +20,20 @@ def make_function(run: Run) -> Callable[[jax.Array], jax.Array]:
     It takes uint8 `[batch, size, size, 3]` in RGB and returns float32 `[batch, classes]`.
     """
     variables = jax.tree.map(np.asarray, run.variables)
-    temperature = float(run.summary["best"].get("calibration", {}).get("temperature", 1.0))
-    several = run.config.train.loss.name == "sigmoid"
 
-    def probabilities(images: jax.Array) -> jax.Array:
-        logits: Any = run.model.apply(variables, run.preprocess.normalize(images), train=False)
-        scaled = logits.astype(np.float32) / temperature
-        return jax.nn.sigmoid(scaled) if several else jax.nn.softmax(scaled, axis=-1)
+    def function(images: jax.Array) -> jax.Array:
+        pixels = run.preprocess.normalize(images)
+        return probabilities(run, run.model.apply(variables, pixels, train=False))
 
-    return probabilities
+    return function
+
+
+def probabilities(run: Run, logits: Any) -> jax.Array:
+    """What logits are worth at the run's temperature, float32 `[batch, classes]`."""
+    scaled = logits.astype(np.float32) / run.calibration.temperature
+    if run.config.train.loss.name == "sigmoid":
+        return jax.nn.sigmoid(scaled)
+    return jax.nn.softmax(scaled, axis=-1)
 
 
 def real_images(run: Run) -> np.ndarray:

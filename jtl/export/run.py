@@ -2,15 +2,14 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import jax
 import numpy as np
 
 from jtl.errors import ConfigError, WeightsError
 from jtl.experiment.run import Run
 from jtl.export.card import model_card, write_labels
-from jtl.export.function import check, real_images
+from jtl.export.function import check, probabilities, real_images
 from jtl.export.onnx import run_onnx, write_onnx
 from jtl.export.stablehlo import run_stablehlo, write_stablehlo
 from jtl.export.weights import export_safetensors
@@ -59,7 +58,7 @@ def export_run(run: Run, form: Format, output: Path) -> tuple[Path, ...]:
         worst, note = _write(run, form, draft, images)
         checked = f"Checked against the run on {len(images)} of its images: probabilities differ "
         said = f"{checked}by at most {worst:.1g}{note}."
-        write_labels(run, labels)
+        write_labels(run, form, labels)
         card.write_text(model_card(run, form, output, labels, said), encoding="utf-8")
         draft.replace(output)
     except OSError as error:
@@ -81,10 +80,5 @@ def _write(run: Run, form: Format, draft: Path, images: np.ndarray) -> tuple[flo
     export_safetensors(run, draft, _LAYOUTS[form])
     fields = {"dtype": run.model.dtype} if run.model.dtype is not None else {}
     loaded = load_model(run.config.model.name, str(draft), None, **fields)
-    temperature = float(run.summary["best"].get("calibration", {}).get("temperature", 1.0))
-    pixels = run.preprocess.normalize(images)
-    logits: Any = loaded.model.apply(loaded.variables, pixels, train=False)
-    logits = logits / temperature
-    several = run.config.train.loss.name == "sigmoid"
-    rows = jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits, axis=-1)
-    return check(run, form, images, rows), ", read back by jtl"
+    logits = loaded.model.apply(loaded.variables, run.preprocess.normalize(images), train=False)
+    return check(run, form, images, probabilities(run, logits)), ", read back by jtl"

@@ -31,7 +31,7 @@ def export_safetensors(run: Run, output: Path, layout: SaveLayout = "jtl") -> Pa
     metadata = {
         "model": run.config.model.name,
         "recipe": to_yaml(run.config),
-        "result": json.dumps(run.summary["best"], ensure_ascii=False),
+        "result": json.dumps(run.record, ensure_ascii=False),
         "provenance": json.dumps(read_json(run.workdir / "data.json"), ensure_ascii=False),
     }
     save_weights(

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ParamSpec
 
 from jtl import experiment
+from jtl.engine.views import ViewsName
+from jtl.experiment.predict import Images, Prediction, unlabelled
+from jtl.report.overlays import explained, make_folder
 from jtl.report.write import write_report
 from jtl.training.together import is_first
 
@@ -27,6 +30,46 @@ class Run(experiment.Run):
             CheckpointError: a file of the run is damaged, or the folder cannot be written to.
         """
         return write_report(self)
+
+    def explain(
+        self,
+        images: Images,
+        folder: str | Path,
+        top: int = 1,
+        *,
+        batch_size: int | None = None,
+        tta: ViewsName | None = None,
+    ) -> list[Prediction]:
+        """As `predict`, and writes a picture of each image: what spoke for its best class.
+
+        Args:
+            images: as for `predict`.
+            folder: of the pictures, new or empty; `overlay` of a prediction names its own.
+            top: as for `predict`.
+            batch_size: likewise.
+            tta: likewise; the picture is of the image alone.
+
+        Raises:
+            DataError: there is no image at all.
+            ConfigError: the folder holds something, or cannot be written to.
+        """
+        return list(self.iter_explain(images, folder, top, batch_size=batch_size, tta=tta))
+
+    def iter_explain(
+        self,
+        images: Images,
+        folder: str | Path,
+        top: int = 1,
+        *,
+        batch_size: int | None = None,
+        tta: ViewsName | None = None,
+    ) -> Iterator[Prediction]:
+        """As `explain`, each prediction as soon as its picture is written."""
+        source, missing = unlabelled(images)
+        make_folder(Path(folder))
+        yield from missing
+        made = self._predict(source, top, batch_size, tta)
+        yield from explained(self, made, self._reader(source), Path(folder))
 
 
 def with_report(run: experiment.Run) -> Run:

@@ -13,9 +13,9 @@ from jtl.report.history import History
 from jtl.report.outcomes import Outcomes
 from jtl.report.page import Section, Thumb, Tile, block, folded, heading, paragraph, table, thumbs
 from jtl.training.files import read_json
+from jtl.training.measure.tally import HEADLINES
 from jtl.weights.ledger import Ledger
 
-_HEADLINES = ("accuracy", "f1", "auc", "map", "loss", "ece")
 _LISTED = 200  # rows of a ledger's list
 
 
@@ -26,7 +26,7 @@ def tiles(summary: Mapping[str, Any]) -> list[Tile]:
     items = []
     if split is not None:
         bounds = summary["best"].get("intervals", {}).get(split, {})
-        for name in _HEADLINES:
+        for name in HEADLINES:
             if name in metrics[split]:
                 detail = f"{split}, {summary['examples'].get(split, 0):,} examples"
                 if name in bounds:

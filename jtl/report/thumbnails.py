@@ -1,7 +1,6 @@
 """Examples as small images, each beside what its network looked at."""
 
 import io
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -60,26 +59,3 @@ def image_url(image: np.ndarray) -> str:
     content = io.BytesIO()
     picture.save(content, kind, **options)
     return data_url(content.getvalue(), f"image/{kind.lower()}")
-
-
-def write_overlays(
-    run: Run,
-    images: Sequence[np.ndarray],
-    classes: Sequence[int],
-    save: Callable[[int, Image.Image], None],
-) -> None:
-    """Hands over each image with the Grad-CAM of a class laid over it.
-
-    Args:
-        run: whose network it is.
-        images: uint8 `[height, width, 3]`, at the network's size.
-        classes: the class to explain of each.
-        save: is given the place of an image and the picture.
-    """
-    step = 32
-    for start in range(0, len(images), step):
-        part = np.stack(images[start : start + step])
-        own = np.asarray(classes[start : start + step])
-        maps = gradcam(run.model, run.variables, run.preprocess.normalize(part), own)
-        for place, (image, heat) in enumerate(zip(part, maps), start):
-            save(place, Image.fromarray(overlay(image, heat)))

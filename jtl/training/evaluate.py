@@ -1,6 +1,7 @@
 """Evaluation and prediction over whole splits: every example once, whatever the batch size."""
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,10 +12,31 @@ from jtl.engine.metrics import summarize, total_of
 from jtl.engine.parallel import Placement
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What the examples of a split sum up to.
+
+    Attributes:
+        metrics: by name; empty without an example.
+        confusion: int `[true, predicted]`, where every example has one class.
+    """
+
+    metrics: Mapping[str, float]
+    confusion: np.ndarray | None = None
+
+
+def evaluation_of(total: Mapping[str, Any]) -> Evaluation:
+    """The metrics and the confusion matrix of metric sums; nothing of none."""
+    if not total:
+        return Evaluation(metrics={})
+    counts = np.asarray(total["confusion"]) if "confusion" in total else None
+    return Evaluation(metrics=summarize(total), confusion=counts)
+
+
 def evaluate(
     place: Placement, step: Any, variables: Any, batches: Iterable[Arrays]
-) -> dict[str, float]:
-    """The metrics of all unmasked examples.
+) -> "Evaluation":
+    """What all unmasked examples sum up to.
 
     Args:
         place: where the batches go.
@@ -23,7 +45,7 @@ def evaluate(
         batches: padded and masked, all of one shape.
     """
     total = total_of(step(variables, place.put_batch(batch)) for batch in batches)
-    return summarize(total) if total is not None else {}
+    return evaluation_of(total or {})
 
 
 def score(

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 Metrics = Mapping[str, float]
 
 
@@ -55,7 +57,12 @@ class Stepped:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Metrics of a whole split."""
+    """Metrics of a whole split.
+
+    Attributes:
+        best: whether it is the best so far by the monitored metric.
+        confusion: int `[true, predicted]`, where every example has one class.
+    """
 
     step: int
     epoch: float
@@ -63,6 +70,22 @@ class Evaluated:
     split: str
     metrics: Metrics
     best: bool
+    confusion: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Pictured:
+    """A picture of what the run sees or says.
+
+    Attributes:
+        step: batches consumed.
+        name: of the picture, such as `val/examples`.
+        image: uint8 `[height, width, 3]`.
+    """
+
+    step: int
+    name: str
+    image: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,5 +137,5 @@ class Ended:
     summary: Mapping[str, Any]
 
 
-Event = Began | Taken | Stepped | Evaluated | Cached | Recovered | Ended
+Event = Began | Taken | Stepped | Evaluated | Pictured | Cached | Recovered | Ended
 Listener = Callable[[Event], None]

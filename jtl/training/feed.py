@@ -13,8 +13,9 @@ from jtl.engine.boundary import TailStep
 from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
 from jtl.errors import DataError
+from jtl.training.evaluate import Evaluation
 
-Validate = Callable[[Any], Mapping[str, float]]
+Validate = Callable[[Any], Evaluation]
 
 
 class Feed(Protocol):
@@ -32,8 +33,8 @@ class Feed(Protocol):
         """The placed batches of steps `start` to `stop`, all within one phase."""
         ...
 
-    def validate(self, phase: int, variables: Any) -> Mapping[str, float] | None:
-        """The metrics of the validation split for placed variables; None without a split."""
+    def validate(self, phase: int, variables: Any) -> Evaluation | None:
+        """The evaluation of the validation split for placed variables; None without a split."""
         ...
 
     def close(self) -> None:
@@ -49,7 +50,7 @@ class Streamed:
         read: the host's batches of steps `start` to `stop`.
         place: where steps run.
         classes: how many there are, which labels are checked against.
-        check: metrics of the validation split, or None where there is none.
+        check: evaluates the validation split, or None where there is none.
     """
 
     read: Callable[[int, int], Generator[Arrays, None, None]]
@@ -73,8 +74,8 @@ class Streamed:
                 check_labels(batch, self.classes)
                 yield self.place.put_batch(batch)
 
-    def validate(self, phase: int, variables: Any) -> Mapping[str, float] | None:
-        """The metrics of the validation split for placed variables; None without a split."""
+    def validate(self, phase: int, variables: Any) -> Evaluation | None:
+        """The evaluation of the validation split for placed variables; None without a split."""
         del phase
         return None if self.check is None else self.check(variables)
 

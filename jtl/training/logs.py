@@ -1,12 +1,15 @@
-"""Listeners that keep a record on disk: JSON lines and TensorBoard's event files."""
+"""What keeps the record of a run: JSON lines, TensorBoard's event files, other trackers."""
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from jtl.training.events import Cached, Evaluated, Event, Stepped
+from jtl.training.events import Cached, Evaluated, Event, Pictured, Stepped
 from jtl.training.files import read_lines, write_text
+from jtl.training.pictures import confusion_picture
+from jtl.training.trackers import About, Tracker, open_trackers
 
 
 class JsonLines:
@@ -29,7 +32,9 @@ class JsonLines:
                 return  # a resumed phase tells it once more
             self._cached.add(event.phase)
         if kind := _kind(event):
-            self._file.write(json.dumps({"kind": kind, **dataclasses.asdict(event)}) + "\n")
+            fields = dataclasses.asdict(event)
+            fields.pop("confusion", None)  # of a thousand classes a million numbers
+            self._file.write(json.dumps({"kind": kind, **fields}) + "\n")
             self._file.flush()
 
     def close(self) -> None:
@@ -54,11 +59,13 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def __call__(self, event: Event) -> None:
-        """Writes scalars under `train/`, `val/` and so on, by step."""
+        """Writes scalars under `train/`, `val/` and so on, and pictures, by step."""
         if isinstance(event, Stepped | Evaluated):
             prefix = "train" if isinstance(event, Stepped) else event.split
             for name, value in event.metrics.items():
                 self._writer.add_scalar(f"{prefix}/{name}", value, event.step)
+        elif isinstance(event, Pictured):
+            self._writer.add_image(event.name, event.image, event.step, dataformats="HWC")
 
     def close(self) -> None:
         """Writes what is pending and closes the file."""
@@ -66,18 +73,34 @@ class TensorBoard:
 
 
 class Records:
-    """All records of a run's folder, as a context that closes them."""
+    """All records of a run, as a context that closes them.
 
-    def __init__(self, workdir: Path, start: int) -> None:
-        self._listeners = (
+    Args:
+        workdir: the run's folder.
+        start: the step that it begins with, or goes on from.
+        classes: their names, which pictures show.
+        about: what trackers outside of the folder are told, and which they are.
+    """
+
+    def __init__(
+        self, workdir: Path, start: int, classes: Sequence[str] = (), about: About | None = None
+    ) -> None:
+        self._classes = classes
+        self._trackers = open_trackers(workdir, about)
+        self._listeners: tuple[JsonLines | TensorBoard | Tracker, ...] = (
             JsonLines(workdir / "metrics.jsonl", start),
             TensorBoard(workdir, start),
+            *self._trackers,
         )
 
     def __call__(self, event: Event) -> None:
-        """Passes an event on."""
+        """Passes an event on, and the confusion matrix of an evaluation as a picture."""
         for listener in self._listeners:
             listener(event)
+        if isinstance(event, Evaluated) and event.confusion is not None:
+            image = confusion_picture(event.confusion, self._classes)
+            name = f"{event.split}/confusion"
+            self(Pictured(step=event.step, name=name, image=image))
 
     def __enter__(self) -> "Records":
         return self
@@ -88,5 +111,7 @@ class Records:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for tracker in self._trackers:
+            tracker.failed = error is not None
         for listener in self._listeners:
             listener.close()

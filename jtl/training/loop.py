@@ -198,9 +198,10 @@ class Loop:
 
     def _evaluate(self, running: TrainState, progress: Progress) -> Progress:
         variables = running.ema_variables if self.ema else running.variables
-        metrics = self.feed.validate(progress.phase, variables)
-        if metrics is None:
+        found = self.feed.validate(progress.phase, variables)
+        if found is None:
             return dataclasses.replace(progress, best_step=progress.step)
+        metrics = found.metrics
         progress, better = choose_best(progress, metrics, self.monitor)
         if self.early_stopping is not None:
             progress = count_patience(progress, metrics, self.early_stopping, self.monitor)
@@ -211,6 +212,7 @@ class Loop:
             split="val",
             metrics=metrics,
             best=better,
+            confusion=found.confusion,
         )
         self._tell(event)
         return progress

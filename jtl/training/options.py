@@ -14,6 +14,7 @@ from jtl.errors import ConfigError
 from jtl.training.cache.options import CacheChoice, CacheLimits
 from jtl.training.checkpoint import CheckpointOptions
 from jtl.training.selection import EarlyStoppingOptions
+from jtl.training.trackers import TrackerName
 from jtl.training.unfreezing import UnfreezeOptions
 
 Rate = Annotated[float, Interval(ge=0), Lt(1)]
@@ -108,6 +109,7 @@ class TrainOptions:
         log_every: steps between two records of loss, accuracy, gradient norm and rate.
         checkpoint: which checkpoints are made and stay.
         max_seconds: after which a start saves and stops, to be resumed; None never does.
+        log_to: where the run is recorded beside its folder: `wandb`, `mlflow`.
     """
 
     phases: Annotated[tuple[PhaseOptions, ...], MinLen(1)] = (PhaseOptions(),)
@@ -127,3 +129,4 @@ class TrainOptions:
     log_every: Annotated[int, Gt(0)] = 10
     checkpoint: CheckpointOptions = CheckpointOptions()
     max_seconds: Positive | None = None
+    log_to: tuple[TrackerName, ...] = ()

@@ -142,6 +142,6 @@ class Trial:
             running, own = compiled(running, batch)
             metrics.append({name: float(value) for name, value in own.items()})
         ema = "ema_decay" in self.train
-        checked = feed.validate(0, running.ema_variables if ema else running.variables)
+        checked = feed.validate(0, running.ema_variables if ema else running.variables).metrics
         plain = self.place.get_state(running)
         return (plain if tail is None else tail.whole(plain, state)), metrics, checked, tail

@@ -12,6 +12,7 @@ from jtl.data.pipeline import TrainOrder, train_batches
 from jtl.data.reader import Reader
 from jtl.data.sources.arrays import ArraySource
 from jtl.training.checkpoint import Checkpoints
+from jtl.training.evaluate import Evaluation
 from jtl.training.feed import Streamed
 from jtl.training.loop import Loop
 from jtl.training.phases import Phase
@@ -90,12 +91,13 @@ def right_half_the_time(variables):
 def run_loop(workdir, *, seed=3, listeners=(), validate=right_half_the_time, **changes):
     """Runs the loop in a folder; what it was given and what came of it."""
     place = changes.get("place", jtl.parallel.single())
+    check = validate and (lambda variables: Evaluation(metrics=validate(variables)))
     batches = changes.pop("batches", read)
     with Checkpoints(workdir) as checkpoints:
         fields = {
             "phases": PHASES,
             "order": ORDER,
-            "feed": Streamed(read=batches, place=place, classes=3, check=validate),
+            "feed": Streamed(read=batches, place=place, classes=3, check=check),
             "place": place,
             "checkpoints": checkpoints,
             "monitor": "accuracy",

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix
 
 import jtl
 from jtl.data.pipeline import eval_batches
@@ -30,7 +31,7 @@ def expected_logits():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 16])
 def test_metrics_do_not_depend_on_the_batch_size(batch_size):
-    metrics = placed(jtl.parallel.single(), batch_size, make_eval_step, evaluate)
+    metrics = placed(jtl.parallel.single(), batch_size, make_eval_step, evaluate).metrics
     logits, label = expected_logits(), SOURCE.labels[SPLIT]
     assert metrics["accuracy"] == pytest.approx(np.mean(np.argmax(logits, -1) == label))
     losses = jtl.losses.cross_entropy()(logits, {"label": label})
@@ -39,8 +40,12 @@ def test_metrics_do_not_depend_on_the_batch_size(batch_size):
 
 def test_metrics_are_the_same_on_eight_devices():
     alone = placed(jtl.parallel.single(), 4, make_eval_step, evaluate)
+    truth, guess = SOURCE.labels[SPLIT], np.argmax(expected_logits(), -1)
+    expected = confusion_matrix(truth, guess, labels=range(len(SOURCE.classes)))
     for place in (jtl.parallel.pmap(), jtl.parallel.mesh()):
-        assert placed(place, 8, make_eval_step, evaluate) == pytest.approx(alone, rel=1e-5)
+        spread = placed(place, 8, make_eval_step, evaluate)
+        assert spread.metrics == pytest.approx(alone.metrics, rel=1e-5)
+        assert (spread.confusion == expected).all()
 
 
 @pytest.mark.parametrize("batch_size", [3, 16])
@@ -55,4 +60,4 @@ def test_scores_are_logits_in_the_order_of_the_split(batch_size):
 
 def test_nothing_to_evaluate_has_no_metrics():
     place = jtl.parallel.single()
-    assert evaluate(place, None, VARIABLES, iter(())) == {}
+    assert evaluate(place, None, VARIABLES, iter(())).metrics == {}

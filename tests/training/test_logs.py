@@ -1,13 +1,18 @@
 """Records on disk: every event once, in order, also over a resumption."""
 
+import dataclasses
+import io
 import json
 import struct
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from jtl.training.events import Began, Cached, Ended, Evaluated, Stepped
+from jtl.training.events import Began, Cached, Ended, Evaluated, Pictured, Stepped
 from jtl.training.logs import Records
+from jtl.training.pictures import confusion_picture
 
 
 def stepped(step):
@@ -37,17 +42,30 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def scalars(folder):
-    """What TensorBoard would show: (tag, step, value), from all event files in order."""
-    found = []
+def summaries(folder):
+    """What TensorBoard would show: (step, value), from all event files in order."""
     for path in sorted(folder.glob("events.out.tfevents.*")):
         data = path.read_bytes()
         while data:
             (size,) = struct.unpack("<Q", data[:8])
             event = Event.FromString(data[12 : 12 + size])
-            found += [(own.tag, event.step, own.simple_value) for own in event.summary.value]
+            yield from ((event.step, own) for own in event.summary.value)
             data = data[16 + size :]
-    return found
+
+
+def scalars(folder):
+    """Tag, step and value of each number."""
+    own = summaries(folder)
+    return [(v.tag, step, v.simple_value) for step, v in own if v.HasField("simple_value")]
+
+
+def pictures(folder):
+    """Tag, step and pixels of each picture."""
+    own = [(step, v) for step, v in summaries(folder) if v.HasField("image")]
+    return [
+        (v.tag, step, np.asarray(Image.open(io.BytesIO(v.image.encoded_image_string))))
+        for step, v in own
+    ]
 
 
 def test_steps_and_evaluations_are_recorded_as_they_come(tmp_path):
@@ -90,6 +108,22 @@ def test_tensorboard_is_given_every_metric_under_its_split(tmp_path):
         ("train/rate", 4, pytest.approx(0.1)),
         ("val/accuracy", 4, 0.5),
     ]
+
+
+def test_tensorboard_is_given_pictures_and_each_confusion_matrix(tmp_path):
+    drawn = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    counts = np.array([[3, 1], [0, 4]])
+    checked = dataclasses.replace(evaluated(4), confusion=counts)
+    shown = Pictured(step=2, name="train/examples", image=drawn)
+    with Records(tmp_path, 0, ("ant", "bee")) as records:
+        records(shown)
+        records(checked)
+    (first, second) = pictures(tmp_path)
+    assert first[:2] == ("train/examples", 2)
+    assert (first[2] == drawn).all()
+    assert second[:2] == ("val/confusion", 4)
+    assert (second[2] == confusion_picture(counts, ("ant", "bee"))).all()
+    assert "confusion" not in lines(tmp_path)[-1]
 
 
 def test_each_phase_records_its_cache_once_also_over_a_resumption(tmp_path):

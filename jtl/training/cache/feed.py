@@ -12,7 +12,7 @@ from jtl.data.pipeline import ReadOptions
 from jtl.data.reader import Reader
 from jtl.engine.boundary import TailStep, make_eval_tail, make_extract_step, make_tail_step
 from jtl.engine.evaluation import EvalStep
-from jtl.engine.metrics import summarize, total_of
+from jtl.engine.metrics import total_of
 from jtl.engine.state import TrainState
 from jtl.errors import ConfigError
 from jtl.training.cache.batches import RowBatches
@@ -21,6 +21,7 @@ from jtl.training.cache.options import Where
 from jtl.training.cache.plan import Demand, Plan, Refusal, plan_cache, varies
 from jtl.training.cache.splits import EvalSplit, TrainSplit, fill_block
 from jtl.training.cache.tables import Table, make_table
+from jtl.training.evaluate import Evaluation, evaluation_of
 from jtl.training.events import Cached, Listener
 from jtl.training.feed import Streamed, check_labels
 from jtl.training.files import read_json, write_json
@@ -168,8 +169,8 @@ class CachedFeed:
                 self._fill(opened, table, split, int(block))
             yield from self._train_batches.of(table, columns, count)
 
-    def validate(self, phase: int, variables: Any) -> Mapping[str, float] | None:
-        """The metrics of the validation split for placed variables; None without a split."""
+    def validate(self, phase: int, variables: Any) -> Evaluation | None:
+        """The evaluation of the validation split for placed variables; None without a split."""
         opened = self._open
         if opened is None:
             return self._streamed.validate(phase, variables)
@@ -180,7 +181,7 @@ class CachedFeed:
         rest, columns = opened.plan.boundary.rest(variables), split.columns()
         batches = self._val_batches.of(table, columns, len(columns["row"]))
         total = total_of(opened.evaluate(rest, batch) for batch in batches)
-        return None if total is None else summarize(total)
+        return None if total is None else evaluation_of(total)
 
     def close(self) -> None:
         """Removes all rows; a run that is interrupted leaves its files for its next start."""

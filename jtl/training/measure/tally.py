@@ -10,6 +10,9 @@ from jtl.engine.metrics import CALIBRATION_BINS, GUESSES, brier_scale, figures_o
 from jtl.training.measure.predictions import RAW, Calibration, Predictions, log_softmax
 from jtl.training.measure.ranking import RANKINGS, Ranking
 
+# What is told first, in this order; what does not apply to a run is passed over.
+HEADLINES = ("accuracy", "top5", "f1", "roc_auc", "average_precision", "loss", "ece")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassFigures:
