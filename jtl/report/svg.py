@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from jtl.training.files import write_bytes
+
 INK = "#010203"  # stands for the colour of the page's text
 _FONT = re.compile(r"font: [^;]*?([\d.]+)px [^;]*")  # size and family in one
 _NO_BACKGROUND = {"facecolor": "none", "edgecolor": "none"}
@@ -41,9 +43,11 @@ def to_svg(figure: Any, name: str) -> Markup:
 
 
 def to_png(figure: Any, path: Path) -> None:
-    """Writes a matplotlib figure as a picture on white."""
+    """Writes a matplotlib figure as a picture on white, whole or not at all."""
+    picture = io.BytesIO()
     with _any_script():
-        figure.savefig(path, dpi=110, facecolor="white")
+        figure.savefig(picture, format="png", dpi=110, facecolor="white")
+    write_bytes(path, picture.getvalue())
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def linear(variables, images, train, rngs):
     return (hidden - stats["hidden"]["mean"][None]) @ params["head"]["kernel"], stats
 
 
-def phase(start, stop, freeze, rate=0.1, option=1):
+def phase(start, stop, freeze, rate=0.1, option=1, **options):
     """Steps `start` to `stop` with Adam, falling linearly to 0."""
     labels = jtl.freeze_labels(VARIABLES["params"], freeze)
     schedule = optax.linear_schedule(rate, 0.0, stop - start)
@@ -56,7 +56,7 @@ def phase(start, stop, freeze, rate=0.1, option=1):
     def prepare(batch: Mapping, keys):
         return {"image": batch["image"].astype(jnp.float32) / 255}
 
-    step = jtl.make_train_step(linear, tx, freeze=freeze, prepare=prepare)
+    step = jtl.make_train_step(linear, tx, freeze=freeze, prepare=prepare, **options)
     return Phase(
         option=option,
         start=start,
