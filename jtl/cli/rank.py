@@ -99,9 +99,11 @@ def _show(console: Any, ranking: "Ranking", output: Path, config: Path) -> None:
         console.print(f"left out {name}: {why}")
     winner = ranking.winner
     if winner.best_stage != winner.last_stage:
+        first = next(iter(winner.stages))
+        freeze = first if winner.best_stage == first else f"{first}..{winner.best_stage}"
         console.print(
             f"note     {winner.best_stage} serves better than {winner.last_stage} here: train what "
-            f"comes after it too, with train.phases.0.freeze=stem..{winner.best_stage}"
+            f"comes after it too, with --set train.phases.0.freeze={freeze}"
         )
     console.print(f"all in {output}: rank.json, rank.png, {config.name}")
     console.print(f"next     jtl train {config}")

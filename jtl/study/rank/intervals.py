@@ -23,23 +23,24 @@ def of_mean(values: np.ndarray, seed: int = 0) -> Interval:
 
 
 def of_score(
-    score: Callable[[np.ndarray, np.ndarray], float],
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float],
     features: np.ndarray,
     labels: np.ndarray,
     seed: int = 0,
 ) -> Interval:
     """The 95 % interval of a score of features, by the normal law with the draws' deviation.
 
-    Percentiles would need many draws, and examples drawn twice move such scores upwards.
+    A Bayesian bootstrap (Rubin 1981): each draw weighs the examples. Where there are fewer of
+    them than features, the same example twice would be told from no noise, and the score be lost.
+    Percentiles would need many draws.
 
     Args:
-        score: of `(features, labels)`.
+        score: of `(features, labels, counts)`.
         features: float `[examples, width]`.
         labels: int `[examples]`.
         seed: of the draws.
     """
-    rng = np.random.default_rng(seed)
-    value = score(features, labels)
-    drawn = [rng.integers(0, len(labels), len(labels)) for _ in range(_SLOW_DRAWS)]
-    half = 1.96 * float(np.std([score(features[own], labels[own]) for own in drawn], ddof=1))
+    value = score(features, labels, None)
+    draws = np.random.default_rng(seed).dirichlet(np.ones(len(labels)), _SLOW_DRAWS) * len(labels)
+    half = 1.96 * float(np.std([score(features, labels, own) for own in draws], ddof=1))
     return value - half, value + half

@@ -21,6 +21,18 @@ from jtl.weights.load import Pretrained, load_model
 _BATCH = 32
 
 
+class LateError(Exception):
+    """A candidate would not end in time.
+
+    Args:
+        seconds: that its images would take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Look:
     """Features of some images, and what a network takes.
@@ -44,7 +56,14 @@ class Look:
     seconds: float
 
 
-def look_at(candidate: Candidate, source: Source, indices: np.ndarray, data: DataOptions) -> Look:
+def look_at(
+    candidate: Candidate,
+    source: Source,
+    indices: np.ndarray,
+    data: DataOptions,
+    *,
+    until: float | None = None,
+) -> Look:
     """Runs a candidate over images, once.
 
     Args:
@@ -52,6 +71,10 @@ def look_at(candidate: Candidate, source: Source, indices: np.ndarray, data: Dat
         source: of the images.
         indices: int `[examples]`, which of them.
         data: how they are read.
+        until: the end of the time that it has, by `time.monotonic`.
+
+    Raises:
+        LateError: by the pace of its first batches it would take longer.
     """
     began = time.monotonic()
     pretrained, has_head = _loaded(candidate)
@@ -68,6 +91,9 @@ def look_at(candidate: Candidate, source: Source, indices: np.ndarray, data: Dat
     start = time.monotonic()
     for batch in eval_batches(reader, indices, _BATCH, options=data.read):
         rows.append(jax.device_get(program(variables, batch["image"])))
+        needed = (time.monotonic() - start) * len(indices) / (len(rows) * _BATCH)
+        if until is not None and start + needed > until:
+            raise LateError(needed)
     elapsed = time.monotonic() - start
     # In the network's own order: the compiled program sorts its results by name.
     outputs = {

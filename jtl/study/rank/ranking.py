@@ -17,7 +17,7 @@ from jtl.experiment.options import Config, ModelOptions
 from jtl.models.registry import model_spec
 from jtl.study.rank import intervals, scores
 from jtl.study.rank.candidates import Candidate, find_candidates
-from jtl.study.rank.look import Look, look_at
+from jtl.study.rank.look import LateError, Look, look_at
 from jtl.training.options import PhaseOptions, TrainOptions
 
 _FOLDS = 5
@@ -138,17 +138,20 @@ def rank(
         for own, other in make_folds(indices, source.labels, _folds(labels), seed, source.groups)
     ]
     found: list[Ranked] = []
-    pace = 0.0  # seconds of a candidate for each of its parameters
+    end = None if budget is None else began + budget * 60
     for candidate in sorted(candidates, key=lambda own: model_spec(own.model).parameters):
-        size = model_spec(candidate.model).parameters
-        spent = time.monotonic() - began
-        if budget is not None and found and spent + pace * size > budget * 60:
-            skipped[candidate.name] = f"it would not end within the {budget:g} minutes"
+        if end is not None and found and time.monotonic() > end:
+            skipped[candidate.name] = f"the {budget:g} minutes were over"
             continue
-        start = time.monotonic()
-        look = look_at(candidate, source, indices, data)
+        try:
+            look = look_at(candidate, source, indices, data, until=end if found else None)
+        except LateError as late:
+            skipped[candidate.name] = (
+                f"its images alone would take {late.seconds:.0f} s, and so more than what was "
+                f"left of the {budget:g} minutes"
+            )
+            continue
         found.append(_scored(candidate, look, labels, folds, seed))
-        pace = max(pace, (time.monotonic() - start) / size)
         tell(found[-1], len(candidates))
     best = sorted(found, key=lambda own: (-own.scores["probe"].value, -own.scores["logme"].value))
     return Ranking(
@@ -221,12 +224,12 @@ def _scored(
 
 
 def _of(
-    score: Callable[[np.ndarray, np.ndarray], float],
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float],
     features: np.ndarray,
     labels: np.ndarray,
     seed: int,
 ) -> Score:
-    value = score(features, labels)
+    value = score(features, labels, None)
     return Score(value=value, **_interval(intervals.of_score(score, features, labels, seed)))
 
 

@@ -6,7 +6,7 @@ _NEIGHBOURS = 5
 _STRENGTHS = tuple(10.0**power for power in range(-4, 5))
 
 
-def logme(features: np.ndarray, labels: np.ndarray) -> float:
+def logme(features: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> float:
     """LogME (You et al. 2021, arXiv:2102.11005): the log evidence of linear models, per example.
 
     One Bayesian linear regression onto each class's indicator, with the precisions of weights
@@ -15,44 +15,64 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
     Args:
         features: float `[examples, width]`.
         labels: int `[examples]`.
+        counts: float `[examples]`, how often each counts; once where None.
     """
-    features = np.asarray(features, np.float64)
-    left, singular, _ = np.linalg.svd(features, full_matrices=False)
-    values = singular**2
-    scores = []
-    for label in np.unique(labels):
-        target = (labels == label).astype(np.float64)
-        inside = (left.T @ target) ** 2
-        outside = max(float(target @ target - inside.sum()), 0.0)
-        scores.append(_evidence(values, inside, outside, *features.shape))
-    return float(np.mean(scores))
+    rows, labels, counts = _counted(features, labels, counts)
+    examples, width = float(counts.sum()), rows.shape[1]
+    # An example that counts k times is a row of sqrt(k) times its length.
+    scales = np.sqrt(counts)
+    rows = rows * scales[:, None]
+    wide = width > len(rows)
+    values, vectors = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    spanned = values > values.max(initial=0.0) * max(rows.shape) * np.finfo(np.float64).eps
+    values, vectors = values[spanned], vectors[:, spanned]
+    targets = (labels[:, None] == np.unique(labels)) * scales[:, None]
+    along = vectors.T @ (targets if wide else rows.T @ targets)
+    inside = np.square(along) if wide else np.square(along) / values[:, None]
+    outside = np.maximum(np.square(targets).sum(0) - inside.sum(0), 0.0)
+    return float(_evidence(values, inside.T, outside, examples, width).mean())
 
 
 def _evidence(
-    values: np.ndarray, inside: np.ndarray, outside: float, examples: int, width: int
-) -> float:
-    """The evidence where MacKay's fixed point for both precisions has come to rest."""
-    alpha, beta = 1.0, 1.0
+    values: np.ndarray, inside: np.ndarray, outside: np.ndarray, examples: float, width: int
+) -> np.ndarray:
+    """The evidence of each class where MacKay's fixed point for both precisions is at rest.
+
+    Args:
+        values: float `[directions]`, the squares of what features spread along each.
+        inside: float `[classes, directions]`, the square of the indicator along each.
+        outside: float `[classes]`, what no direction has of it.
+        examples: how many.
+        width: of the features.
+    """
+    ratio = np.ones(len(inside))
     for _ in range(500):
-        shrink = values / (values + alpha / beta)
-        effective = shrink.sum()
-        weights = float((shrink**2 * inside / np.maximum(values, 1e-300)).sum())
-        residual = float(((1 - shrink) ** 2 * inside).sum()) + outside
-        before = alpha / beta
-        alpha = effective / max(weights, 1e-12)
-        beta = (examples - effective) / max(residual, 1e-12)
-        if abs(alpha / beta - before) <= 1e-12 * before:
+        alpha, beta, residual, weights = _precisions(ratio, values, inside, outside, examples)
+        before, ratio = ratio, alpha / beta
+        if np.all(abs(ratio - before) <= 1e-12 * before):
             break
-    shrink = values / (values + alpha / beta)
-    weights = float((shrink**2 * inside / np.maximum(values, 1e-300)).sum())
-    residual = float(((1 - shrink) ** 2 * inside).sum()) + outside
-    determinant = np.log(alpha + beta * values).sum() + (width - len(values)) * np.log(alpha)
+    _, _, residual, weights = _precisions(ratio, values, inside, outside, examples)
+    determinant = np.log(alpha[:, None] + beta[:, None] * values).sum(1)
+    determinant += (width - len(values)) * np.log(alpha)
     total = width * np.log(alpha) + examples * np.log(beta) - determinant
     total -= beta * residual + alpha * weights + examples * np.log(2 * np.pi)
-    return float(total / (2 * examples))
+    return total / (2 * examples)
 
 
-def h_score(features: np.ndarray, labels: np.ndarray) -> float:
+def _precisions(
+    ratio: np.ndarray, values: np.ndarray, inside: np.ndarray, outside: np.ndarray, examples: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The next precisions of weights and noise, `[classes]` each, the residual and the weights."""
+    shrink = values / (values + ratio[:, None])
+    effective = shrink.sum(1)
+    weights = (shrink**2 * inside / values).sum(1)
+    residual = ((1 - shrink) ** 2 * inside).sum(1) + outside
+    alpha = effective / np.maximum(weights, 1e-12)
+    beta = (examples - effective) / np.maximum(residual, 1e-12)
+    return alpha, beta, residual, weights
+
+
+def h_score(features: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> float:
     """The shrunk H-score (Ibrahim et al. 2021, arXiv:2110.06893).
 
     The trace of the shrunk covariance's inverse times that of the classes' means, weighed by
@@ -61,23 +81,47 @@ def h_score(features: np.ndarray, labels: np.ndarray) -> float:
     Args:
         features: float `[examples, width]`.
         labels: int `[examples]`.
+        counts: float `[examples]`, how often each counts; once where None.
     """
-    centred = np.asarray(features, np.float64)
-    centred = centred - centred.mean(0)
-    examples, width = centred.shape
-    covariance = centred.T @ centred / examples
+    rows, labels, counts = _counted(features, labels, counts)
+    examples, width = float(counts.sum()), rows.shape[1]
+    centred = rows - counts @ rows / examples
+    covariance = (centred * counts[:, None]).T @ centred / examples
     size = np.trace(covariance) / width
-    spread = float(np.square(covariance).sum()) / width - size**2
-    noise = float((np.square(centred).sum(1) ** 2).sum()) / examples
-    noise = (noise - float(np.square(covariance).sum())) / (examples * width)
+    square = float(np.square(covariance).sum())
+    spread = square / width - size**2
+    noise = float(counts @ np.square(centred).sum(1) ** 2) / examples
+    noise = (noise - square) / (examples * width)
     shrinkage = min(max(noise / spread, 0.0), 1.0) if spread > 0 else 1.0
     covariance = (1 - shrinkage) * covariance + shrinkage * size * np.eye(width)
-    names, counts = np.unique(labels, return_counts=True)
-    means = np.stack([centred[labels == name].mean(0) for name in names])
-    means *= np.sqrt(counts / examples)[:, None]
+    shares, means = [], []
+    for name in np.unique(labels):
+        own = counts * (labels == name)
+        shares.append(own.sum() / examples)
+        means.append(own @ centred / own.sum())
+    weighed = np.stack(means) * np.sqrt(shares)[:, None]
+    solved = _solved(covariance, weighed.T, regular=shrinkage * size > 0)
+    return float((1 - shrinkage) * np.sum(weighed.T * solved))
+
+
+def _counted(
+    features: np.ndarray, labels: np.ndarray, counts: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The examples that count at all, in float64."""
+    rows = np.asarray(features, np.float64)
+    if counts is None:
+        return rows, labels, np.ones(len(rows))
+    own = counts > 0
+    return rows[own], labels[own], counts[own].astype(np.float64)
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray, *, regular: bool) -> np.ndarray:
+    if regular:
+        from scipy.linalg import solve
+
+        return solve(matrix, right, assume_a="pos")
     # What does not vary at all has no direction, and so no inverse.
-    solved = np.linalg.lstsq(covariance, means.T, rcond=None)[0]
-    return float((1 - shrinkage) * np.sum(means.T * solved))
+    return np.linalg.lstsq(matrix, right, rcond=None)[0]
 
 
 def leep(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

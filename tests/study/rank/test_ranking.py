@@ -15,6 +15,8 @@ from jtl.data.splits import SplitOptions, make_splits
 from jtl.errors import WeightsError
 from jtl.experiment.options import read_config
 from jtl.study.rank import rank
+from jtl.study.rank.candidates import find_candidates
+from jtl.study.rank.look import LateError, look_at
 from jtl.weights.fetch import find_source
 from jtl.weights.save import save_weights
 
@@ -80,8 +82,16 @@ def test_test_images_are_never_looked_at(folder, monkeypatch):
 def test_a_budget_leaves_out_what_would_not_end(folder):
     found = rank(DataOptions(source="digits"), folder=folder, images=60, budget=1e-6)
     assert len(found.ranked) == 1
-    left = [why for why in found.skipped.values() if "would not end" in why]
+    left = [why for why in found.skipped.values() if "minutes were over" in why]
     assert len(left) == 1
+
+
+def test_a_candidate_that_is_too_slow_ends_by_the_pace_of_its_first_images(folder):
+    candidates, _ = find_candidates(folder=folder)
+    source = digits()
+    with pytest.raises(LateError) as late:
+        look_at(candidates[0], source, np.arange(1700), DataOptions(), until=0.0)
+    assert late.value.seconds > 0
 
 
 def test_the_command_writes_what_trains_the_winner(folder, tmp_path, monkeypatch, capsys):

@@ -13,10 +13,11 @@ from jtl.study.rank import intervals, scores
 SHAPES = {"more examples than features": (60, 12), "more features than examples": (30, 50)}
 
 
-def drawn(examples, width, signal=0.0, seed=0):
+def drawn(examples, width, signal=0.0, seed=0, noise=0):
     rng = np.random.default_rng(seed)
     labels = np.arange(examples) % 3
     centres = rng.normal(size=(3, width)) * signal
+    rng = np.random.default_rng([seed, noise])
     return rng.normal(size=(examples, width)) + centres[labels] + 0.5, labels
 
 
@@ -48,15 +49,23 @@ def test_logme_is_the_greatest_evidence():
     assert scores.logme(features, labels) == pytest.approx(expected, abs=1e-6)
 
 
+def test_logme_passes_over_features_that_are_always_0():
+    features, labels = drawn(60, 12, signal=0.5)
+    idle = np.pad(features, ((0, 0), (2, 3)))
+    assert scores.logme(idle, labels) == pytest.approx(scores.logme(features, labels), abs=1e-6)
+
+
 def test_logme_counts_directions_without_examples():
     features, labels = drawn(30, 50, signal=0.3)
     expected = np.mean([most_evident(features, (labels == k) * 1.0) / 30 for k in range(3)])
     assert scores.logme(features, labels) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("idle", [0, 4], ids=["", "some features are always 0"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_h_score_is_that_of_shrunk_covariances(shape):
+def test_h_score_is_that_of_shrunk_covariances(shape, idle):
     features, labels = drawn(*shape, signal=0.4)
+    features = np.pad(features, ((0, 0), (0, idle)))
     fitted = LedoitWolf().fit(features)
     centred = features - features.mean(0)
     means = np.stack([centred[labels == label].mean(0) for label in labels])
@@ -105,7 +114,29 @@ def test_probe_is_scikit_learns_ridge(shape):
         np.testing.assert_array_equal(row[judged], expected.argmax(1) == labels[judged])
 
 
-@pytest.mark.parametrize("score", [scores.logme, scores.h_score], ids=["logme", "h_score"])
+OF_FEATURES = pytest.mark.parametrize(
+    "score", [scores.logme, scores.h_score], ids=["logme", "h_score"]
+)
+
+
+@OF_FEATURES
+def test_an_example_that_counts_twice_is_two_examples(score):
+    features, labels = drawn(60, 12, signal=0.4)
+    counts = np.random.default_rng(2).integers(0, 3, len(labels))
+    repeated = np.repeat(np.arange(len(labels)), counts)
+    expected = score(features[repeated], labels[repeated])
+    assert score(features, labels, counts) == pytest.approx(expected, abs=1e-6)
+
+
+@OF_FEATURES
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_intervals_of_scores_are_as_wide_as_scores_vary(score, shape):
+    every = [score(*drawn(*shape, signal=0.5, seed=0, noise=own)) for own in range(20)]
+    low, high = intervals.of_score(score, *drawn(*shape, signal=0.5))
+    assert 0.3 < (high - low) / (2 * 1.96 * np.std(every)) < 2.5
+
+
+@OF_FEATURES
 def test_planted_information_is_ranked_right(score):
     values = [score(*drawn(90, 16, signal=signal)) for signal in (0.0, 0.3, 0.6, 1.2)]
     assert values == sorted(values)
@@ -121,6 +152,18 @@ def test_planted_information_is_found_by_neighbours_and_probes():
         probe = scores.probe_hits(features, labels, folds)[1].mean(1).max()
         accuracies.append((probe, scores.nearest_hits(features, labels).mean()))
     assert np.all(np.diff(accuracies, axis=0) > 0)
+
+
+def test_planted_information_is_found_by_the_sources_own_classes():
+    labels = np.arange(90) % 3
+    values = []
+    for signal in (0.0, 2.0, 4.0):
+        logits = np.random.default_rng(0).normal(size=(90, 6))
+        logits[np.arange(90), 2 * labels] += signal
+        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        values.append(scores.leep(shares, labels).mean())
+    assert values == sorted(values)
+    assert values[0] < np.log(1 / 3) + 0.1 < values[1]
 
 
 def test_intervals_of_means_hold_the_mean_and_narrow():
