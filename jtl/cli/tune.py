@@ -99,6 +99,8 @@ def _began(said: "Began") -> str:
     outer = "" if said.outer is None else f"outer fold {said.outer}, "
     done = f", {said.done} of them done before" if said.done else ""
     how = "many at once" if said.separately is None else f"one by one: {said.separately}"
+    if said.unpruned:
+        how += "; they end together, so that none is pruned (--separately trains one by one)"
     return f"study    {outer}{said.trials} trials{done}, in {_near(said.folder)}\ntrained  {how}"
 
 

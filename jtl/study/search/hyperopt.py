@@ -32,6 +32,8 @@ class Hyperopt(Local):
         ConfigError: Hyperopt is not installed, or knows no such algorithm.
     """
 
+    learns = True
+
     def __init__(
         self,
         space: Space,

@@ -18,6 +18,7 @@ class Local:
     """
 
     size: int | None = None
+    learns = False
 
     def __init__(self, objective: Objective, *, median: bool = False) -> None:
         self._objective, self._median = objective, median

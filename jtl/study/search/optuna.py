@@ -47,6 +47,7 @@ class Optuna:
     """
 
     size: int | None = None
+    learns = True
 
     def __init__(
         self,

@@ -17,7 +17,9 @@ from jtl.study.search.result import HeldOut, Result, write_result
 from jtl.study.search.trial import Method, Trial
 from jtl.study.spread import Spread, spread_of
 
-_BATCH = 16  # trials that a method proposes at once where they train together
+# Trials that are proposed at once where they train together. A method that learns is asked for a
+# fifth of them all, so that it has something to learn from.
+_MOST, _MOST_LEARNING, _FEWEST_LEARNING, _ROUNDS = 64, 16, 4, 5
 _LOOK = 1.0  # seconds between two looks at trials that other workers have
 
 
@@ -30,6 +32,7 @@ class Began:
         trials: in all.
         done: that have ended before.
         separately: why trials train one by one; None where many train in one program.
+        unpruned: whether a pruner was asked for that has nothing to do, as trials end together.
         outer: the outer fold, from 0, of a nested cross-validation.
     """
 
@@ -37,6 +40,7 @@ class Began:
     trials: int
     done: int
     separately: str | None
+    unpruned: bool
     outer: int | None
 
 
@@ -116,20 +120,32 @@ class _Search:
                 trials=self._count,
                 done=len(done),
                 separately=separately,
+                unpruned=separately is None and self._plan.pruner != "none",
                 outer=self._outer,
             )
         )
-        self._defaults(separately is None)
+        together, first = separately is None, self._defaults()
+        if first and not together:
+            self._carry_out(first, together)
+            first = []
         while True:
-            batch, busy = self._take(_BATCH if separately is None else 1)
-            if batch:
-                self._carry_out(batch, separately is None)
+            batch, busy = self._take(self._batch if together else 1)
+            if first or batch:
+                # The defaults are a trial like others, and have the same program.
+                self._carry_out(first + batch, together)
+                first = []
             elif busy:
                 time.sleep(_LOOK)
             else:
                 break
         with self._folder.lock():
             return self._conclude(nested)
+
+    @property
+    def _batch(self) -> int:
+        if not self._method.learns:
+            return _MOST
+        return max(_FEWEST_LEARNING, min(_MOST_LEARNING, self._count // _ROUNDS))
 
     def _known(self) -> list[Trial]:
         return self._method.known(self._folder.trials())
@@ -174,13 +190,16 @@ class _Search:
                 ended = trial
                 if ended.status == "running":
                     ended = self._carrier.alone(trial, self._report)
+                if ended.number < 0 and ended.status == "failed":
+                    raise ConfigError(f"{ended.reason}")
                 self._folder.write(ended)
-                self._method.tell(ended)
-                self._keep_the_best(ended)
+                if ended.number >= 0:
+                    self._method.tell(ended)
+                    self._keep_the_best(ended)
                 self._tell(ended)
 
     def _report(self, trial: Trial) -> bool:
-        return self._method.report(trial, self._known())
+        return trial.number >= 0 and self._method.report(trial, self._known())
 
     def _keep_the_best(self, ended: Trial) -> None:
         """Of all trials only the best one's parameters stay on disk."""
@@ -190,21 +209,12 @@ class _Search:
                 if not ranked or trial.number != ranked[0].number:
                     self._folder.drop_checkpoints(trial)
 
-    def _defaults(self, together: bool) -> Trial | None:
-        """Measures the config as it is, once; a mistake in it ends the search."""
+    def _defaults(self) -> list[tuple[Trial, TextIO]]:
+        """The config as it is, measured once, as a trial that a mistake in ends the search."""
         trial = self._folder.read(Trial(number=-1, assignments={}))
         held = self._folder.hold(trial) if trial.status == "running" else None
-        if held is None:
-            return None  # there already, or another worker is at it
-        with held:
-            ended = self._carrier.together([trial])[0] if together else trial
-            if ended.status == "running":
-                ended = self._carrier.alone(trial, lambda _: False)
-            if ended.status == "failed":
-                raise ConfigError(f"{ended.reason}")
-            self._folder.write(ended)
-            self._tell(ended)
-        return ended
+        # Otherwise it is there already, or another worker is at it.
+        return [] if held is None else [(trial, held)]
 
     def _conclude(self, nested: Spread | None) -> Result:
         trials = self._known()

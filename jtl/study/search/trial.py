@@ -98,6 +98,8 @@ class Method(Protocol):
 
     size: int | None
     """How many trials there are in all; None without end."""
+    learns: bool
+    """Whether what it proposes depends on trials that have ended."""
 
     def ask(self, known: Sequence[Trial], count: int) -> list[Trial]:
         """New trials, none when there are no more; beside them, its own that were never begun.

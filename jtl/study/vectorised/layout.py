@@ -60,33 +60,84 @@ class Entry:
     count: int
 
 
-def lay_out(courses: Sequence[Course], at_once: int, devices: int) -> tuple[tuple[Entry, ...], ...]:
-    """Chunks of entries, every one of the same shape.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extent:
+    """The lengths of the arrays that a program takes, which it is compiled for.
+
+    Attributes:
+        width: trials of an order.
+        tall: orders of a chunk.
+        steps: of a whole course.
+        segment: the most steps between two validations.
+        batches: of a validation split.
+    """
+
+    width: int = 0
+    tall: int = 0
+    steps: int = 0
+    segment: int = 0
+    batches: int = 0
+
+    def holding(self, other: "Extent") -> "Extent":
+        """The least extent that has room for both."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other))
+        return Extent(**dict(zip(_EXTENTS, (max(pair) for pair in pairs))))
+
+
+_EXTENTS = tuple(field.name for field in dataclasses.fields(Extent))
+
+
+def extent_of(courses: Sequence[Course], batch_size: int, at_once: int, devices: int) -> Extent:
+    """The extent that trials need.
 
     Args:
         courses: of each trial; trials of one order have the same object.
+        batch_size: of validation.
         at_once: how many trials a device takes at once.
         devices: how many there are; a multiple of it are the entries of a chunk.
     """
-    owners: dict[int, list[int]] = {}
-    for trial, course in enumerate(courses):
-        owners.setdefault(id(course), []).append(trial)
+    owners = _owners(courses)
     most = max(map(len, owners.values()))
     width = max(1, min(at_once, most, -(-len(courses) // devices)))
     # Evenly, so that little is repeated.
     width = -(-most // -(-most // width))
+    entries = sum(-(-len(own) // width) for own in owners.values())
+    tall = max(1, at_once // width) * devices
+    chunks = -(-entries // tall)
+    tall = -(-entries // chunks)
+    unique = [courses[own[0]] for own in owners.values()]
+    return Extent(
+        width=width,
+        tall=-(-tall // devices) * devices,
+        steps=max(len(own.timetable.course) for own in unique),
+        segment=max(own.longest for own in unique),
+        batches=-(-max(len(own.val) for own in unique) // batch_size),
+    )
+
+
+def lay_out(courses: Sequence[Course], extent: Extent) -> tuple[tuple[Entry, ...], ...]:
+    """Chunks of entries, every one of this extent.
+
+    Args:
+        courses: of each trial; trials of one order have the same object.
+        extent: of a chunk.
+    """
+    width, tall = extent.width, extent.tall
     entries = [
         _entry(courses[own[0]], own[start : start + width], width)
-        for own in owners.values()
+        for own in _owners(courses).values()
         for start in range(0, len(own), width)
     ]
-    tall = max(1, at_once // width) * devices
-    chunks = -(-len(entries) // tall)
-    tall = -(-len(entries) // chunks)
-    tall = -(-tall // devices) * devices
     return tuple(
         _filled(entries[start : start + tall], tall) for start in range(0, len(entries), tall)
     )
+
+
+def _owners(courses: Sequence[Course]) -> dict[int, list[int]]:
+    owners: dict[int, list[int]] = {}
+    for trial, course in enumerate(courses):
+        owners.setdefault(id(course), []).append(trial)
+    return owners
 
 
 def _entry(course: Course, trials: Sequence[int], width: int) -> Entry:

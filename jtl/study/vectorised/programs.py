@@ -91,6 +91,12 @@ class Programs:
         """How many phases there are, a gradual unfreezing counting as several."""
         return len(self._recipe.none)
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether trials take turns at each step, as they do where convolutions are trained."""
+        rest = self._recipe.boundary.rest(self._recipe.shapes)["params"]
+        return any(leaf.ndim > 2 for leaf in jax.tree.leaves(rest))
+
     def put_orders(self, tree: Any) -> Any:
         """Arrays `[orders, ...]`, spread over the devices."""
         return jax.device_put(tree, self._sharding(P(_AXIS)))
@@ -118,10 +124,7 @@ class Programs:
         A convolution with each trial's own kernels is one of many groups, which costs a CPU a
         hundred times as much as the trials one by one.
         """
-        rest = self._recipe.boundary.rest(self._recipe.shapes)["params"]
-        if all(leaf.ndim <= 2 for leaf in jax.tree.leaves(rest)):
-            return function
-        return jax.custom_batching.sequential_vmap(function)
+        return jax.custom_batching.sequential_vmap(function) if self.in_turn else function
 
     def _tail(
         self, index: int, numbers: Numbers, order: Columns, params: Any

@@ -16,7 +16,7 @@ from jtl.experiment.setup import Setup
 from jtl.rng import base_key
 from jtl.study.vectorised.chunk import Chunk
 from jtl.study.vectorised.features import Features
-from jtl.study.vectorised.layout import Course, Entry, lay_out
+from jtl.study.vectorised.layout import Course, Entry, Extent, extent_of, lay_out
 from jtl.study.vectorised.numbers import absent, numbers_of
 from jtl.study.vectorised.outcome import Outcome
 from jtl.study.vectorised.programs import Programs, Recipe
@@ -27,6 +27,9 @@ from jtl.tree import nbytes
 # every step, and is nearly twice as fast where they stay in its cache.
 _ROOM = {"cpu": 10 * 2**20}
 _ROOM_ELSEWHERE = 2**30
+# Trials that are repeated to fill an array cost less than another compilation, unless they take
+# turns: then this many times the trials at most.
+_SPARE = 2
 _COPIES = 6  # of a trial's parameters: themselves, gradient, two moments, the best, an update
 
 Columns = dict[str, np.ndarray]
@@ -60,6 +63,7 @@ class Shape:
         self._courses: dict[Any, Course] = {}
         self._starts: dict[int, Any] = {setup.config.seed: jax.device_get(rest)}
         self._programs: dict[Any, Programs] = {}
+        self._extents: dict[int, Extent] = {}
 
     def course(self, config: Config) -> Course:
         """The batches and validations of a trial: the same object for those that share them."""
@@ -99,24 +103,38 @@ class Shape:
         self._features.know(np.unique(np.concatenate(parts)))
         programs = self._made(configs, courses[0])
         table = programs.put_everywhere(self._features.rows)
-        steps = max(len(own.timetable.course) for own in unique)
-        segment = max(own.longest for own in unique)
-        size = self._setup.config.data.eval_batch_size
-        batches = -(-max(len(own.val) for own in unique) // size)
-        for entries in lay_out(courses, self._at_once, len(self._devices)):
+        extent = self._extent(programs, courses)
+        for entries in lay_out(courses, extent):
             chunk = Chunk(
                 programs=programs,
                 table=table,
                 entries=entries,
                 configs=configs,
-                batch_of=lambda course, start, stop: self._columns(course, start, stop, segment),
-                orders=_stacked([self._order(own, configs, steps) for own in entries]),
+                batch_of=lambda course, start, stop: self._columns(
+                    course, start, stop, extent.segment
+                ),
+                orders=_stacked([self._order(own, configs, extent.steps) for own in entries]),
                 start=_stacked([self._start(configs[own.trials[0]]) for own in entries]),
-                validation=_stacked([self._validation(own.course, batches) for own in entries]),
+                validation=_stacked(
+                    [self._validation(own.course, extent.batches) for own in entries]
+                ),
                 labels=self._setup.examples.source.labels,
                 max_skipped=self._setup.config.train.max_skipped,
             )
             yield from chunk.run(keep_variables)
+
+    def _extent(self, programs: Programs, courses: Sequence[Course]) -> Extent:
+        """The trials' own, or a larger one that programs are compiled for already."""
+        size = self._setup.config.data.eval_batch_size
+        own = extent_of(courses, size, self._at_once, len(self._devices))
+        both = own.holding(self._extents.get(id(programs), own))
+        most = self._at_once * len(self._devices)
+        if programs.in_turn:
+            most = min(most, _SPARE * own.width * own.tall)
+        if both.width * both.tall > most:
+            return own
+        self._extents[id(programs)] = both
+        return both
 
     def _made(self, configs: Sequence[Config], course: Course) -> Programs:
         stretches = course.timetable.stretches
@@ -124,6 +142,10 @@ class Shape:
             absent([numbers_of(config, own.option) for config in configs]) for own in stretches
         )
         key = (course.timetable.structure, none)
+        for structure, zero in self._programs:
+            # One that computes with more numbers than are needed serves as well.
+            if structure == key[0] and all(map(frozenset.issubset, zero, none)):
+                return self._programs[structure, zero]
         if key not in self._programs:
             setup = self._setup
             evaluator = make_evaluator(

@@ -276,6 +276,55 @@ def test_a_trial_that_is_told_to_ends_at_its_report(make_plan, tmp_path):
     assert len(pruned.reports) == 2
 
 
+PRUNED = """
+train.phases.0.schedule.rate: {kind: log_uniform, low: 1e-6, high: 1e-1}
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("method", "pruner"),
+    [
+        ("optuna", "median"),
+        ("optuna", "hyperband"),
+        ("optuna", "halving"),
+        ("random", "median"),
+        ("hyperopt", "median"),
+    ],
+)
+def test_pruners_end_whole_runs_that_fall_behind(method, pruner, make_plan, tmp_path):
+    sampler = "random" if method == "optuna" else None
+    plan = make_plan(
+        PRUNED,
+        ("train.phases.0.epochs=9",),
+        method=method,
+        sampler=sampler,
+        pruner=pruner,
+        metric="val/loss",
+        trials=16,
+        together=False,
+    )
+    found = search(plan, tmp_path / "study")
+    assert set(found.counts) == {"complete", "pruned"}
+    assert sum(found.counts.values()) == 16
+    pruned = {own.number for own in found.trials if own.status == "pruned"}
+    for own in found.trials:
+        assert (len(own.reports) < 9) == (own.number in pruned)
+        assert (own.value is None) == (own.number in pruned)
+    assert {row["number"] for row in rows(found.folder) if row["status"] == "pruned"} == {
+        str(number) for number in pruned
+    }
+    if method == "optuna":
+        import optuna
+
+        url = f"sqlite:///{found.folder / 'optuna.db'}"
+        stored = optuna.load_study(study_name="tiny", storage=url).trials
+        assert {own.number for own in stored if own.state.name == "PRUNED"} == pruned
+        assert [dict(enumerate(own.intermediate_values.values())) for own in stored] == [
+            dict(enumerate(value for _, value in own.reports)) for own in found.trials
+        ]
+
+
 def test_what_memory_cannot_hold_is_marked_so():
     from jtl.study.search.worker import _describe
 

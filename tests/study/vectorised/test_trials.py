@@ -6,6 +6,7 @@ import pytest
 
 from jtl.errors import ConfigError
 from jtl.study.vectorised import Trials, train_together
+from jtl.training.compilations import Compilations
 from jtl.training.measure.ranking import RANKINGS
 from jtl.tree import flatten
 from tests.experiment.runs import config, run, source
@@ -73,6 +74,26 @@ def test_images_that_vary_are_refused():
     assert Trials(source=source()).refusal(varied) == "training images are varied"
     with pytest.raises(ConfigError, match="training images are varied"):
         train_together([varied], source=source())
+
+
+def test_trials_that_come_later_take_the_programs_of_those_before():
+    trials = Trials(source=source())
+
+    def compilations(*numbers, **changes):
+        with Compilations() as compiled:
+            found = trials.run([trial(number, seed=0, **changes) for number in numbers])
+        return compiled.count, found
+
+    first, whole = compilations(0, 1, 2, 3, 4, 5)
+    assert first
+    again, found = compilations(3)  # the number of one order's trials, where there were six
+    assert again == 0
+    np.testing.assert_allclose(found[0].logits, whole[3].logits, atol=TOLERANCE)
+    assert compilations(0, 3)[0] == 0  # neither dropout nor decay in the first of them
+    # Another size of batches is another shape, whose own programs serve it again.
+    assert compilations(0, 1, 2, 3, 4, 5, data__batch_size=8)[0] > 0
+    assert compilations(4, data__batch_size=8)[0] == 0
+    assert compilations(5)[0] == 0
 
 
 def test_devices_change_nothing():
