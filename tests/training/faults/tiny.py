@@ -128,8 +128,11 @@ def _faults(folder, *, hangs=None, dies=None):
 
 def score(variables):
     """A metric of the parameters alone, which rises and falls."""
+    from jtl.training.evaluate import Evaluation
+
     weight = float(np.asarray(variables["params"]["head"]["kernel"], np.float64).sum())
-    return {"accuracy": 0.5 + 0.4 * float(np.sin(50 * weight)), "loss": 1 + weight}
+    metrics = {"accuracy": 0.5 + 0.4 * float(np.sin(50 * weight)), "loss": 1 + weight}
+    return Evaluation(metrics=metrics)
 
 
 def write_outcome(folder, state, progress):
