@@ -10,6 +10,7 @@ import numpy as np
 
 from jtl.errors import ConfigError
 from jtl.models.staged import StagedNet
+from jtl.report.geometry import enlarging, grids_of
 
 # The least, the middle and the greatest of a map over a grey image: dark blue, orange, yellow.
 _SCALE = np.array([[30, 20, 110], [230, 90, 40], [255, 240, 80]], np.float32)
@@ -111,6 +112,14 @@ def _gradcam(model: StagedNet, stage: str) -> Callable[..., jax.Array]:
     chain = model.chain
     after = chain[chain.index(stage) + 1]
 
+    def enlarge(variables: Any, images: jax.Array, maps: jax.Array) -> list[np.ndarray]:
+        def activate(images: Any) -> Any:
+            return model.apply(variables, images, last=stage, method="run_stages")
+
+        one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+        sides = zip(grids_of(activate, one), maps.shape[1:], images.shape[1:3])
+        return [enlarging(*side) for side in sides]
+
     def explain(variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
         active = model.apply(variables, images, last=stage, method="run_stages")
 
@@ -121,7 +130,7 @@ def _gradcam(model: StagedNet, stage: str) -> Callable[..., jax.Array]:
         slopes = jax.grad(score)(active)
         weights = slopes.mean(axis=(1, 2), keepdims=True)
         maps = jnp.maximum((weights * active).sum(axis=-1), 0).astype(jnp.float32)
-        maps = jax.image.resize(maps, images.shape[:3], "bilinear")
+        maps = jnp.einsum("brc,hr,wc->bhw", maps, *enlarge(variables, images, maps))
         return maps / jnp.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
 
     return jax.jit(explain)
