@@ -7,7 +7,9 @@ from typing import Literal
 def export(
     workdir: Path,
     *,
-    format: Literal["stablehlo", "safetensors", "torchvision", "timm", "onnx"] = "safetensors",
+    format: Literal[
+        "stablehlo", "safetensors", "torchvision", "timm", "onnx", "tf"
+    ] = "safetensors",
     output: Path | None = None,
 ) -> None:
     """Write a finished run in a form that others read, checked against the run on its images.
@@ -16,9 +18,9 @@ def export(
 
     Args:
         workdir: the run's folder.
-        format: stablehlo (plain jax runs it on CPU, CUDA and TPU) and onnx take uint8 images and
-            give probabilities; safetensors is jtl's own layout of weights, torchvision and timm
-            those of these libraries.
+        format: stablehlo (plain jax runs it on CPU, CUDA and TPU), onnx and tf (a SavedModel of
+            TensorFlow) take uint8 images and give probabilities; safetensors is jtl's own layout
+            of weights, torchvision and timm those of these libraries.
         output: the file, beside which labels and a model card are written; by default `model` in
             the run's folder.
     """

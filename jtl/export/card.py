@@ -26,10 +26,18 @@ model = onnxruntime.InferenceSession("{name}")
 labels = json.load(open("{labels}"))["labels"]
 images = np.zeros((1, {size}, {size}, 3), np.uint8)  # RGB, any number of them
 print(labels[int(model.run(None, {{"images": images}})[0][0].argmax())])""",
+    "tf": """import json
+import numpy as np
+import tensorflow as tf
+
+model = tf.saved_model.load("{name}").signatures["serving_default"]
+labels = json.load(open("{labels}"))["labels"]
+images = np.zeros((1, {size}, {size}, 3), np.uint8)  # RGB, any number of them
+print(labels[int(model(images=tf.constant(images))["probabilities"][0].numpy().argmax())])""",
     "torchvision": """import torchvision
 from safetensors.torch import load_file
 
-model = torchvision.models.{model}(num_classes={classes})
+model = torchvision.models.{model}(num_classes={classes}{more})
 model.load_state_dict(load_file("{name}"), strict=True)""",
     "timm": """import timm
 from safetensors.torch import load_file
@@ -40,7 +48,7 @@ model.load_state_dict(load_file("{name}"), strict=True)""",
 
 model = jtl.load_model("{model}", weights="{name}")""",
 }
-_APPLIED = ("stablehlo", "onnx")
+_APPLIED = ("stablehlo", "onnx", "tf")
 
 
 def model_card(run: Run, form: str, path: Path, labels: Path, note: str) -> str:
@@ -54,15 +62,18 @@ def model_card(run: Run, form: str, path: Path, labels: Path, note: str) -> str:
         note: how it was checked.
     """
     size, classes = run.preprocess.input_size, len(run.classes)
+    model = run.config.model.name
+    # What is exported has no auxiliary head, and torchvision makes one unless told not to.
+    more = ", aux_logits=False" if model == "inception_v3" else ""
     code = _USE[form].format(
-        name=path.name, labels=labels.name, size=size, model=run.config.model.name, classes=classes
+        name=path.name, labels=labels.name, size=size, model=model, classes=classes, more=more
     )
     data = read_json(run.workdir / "data.json")
     provenance = "\n".join(f"- {name}: {value}" for name, value in data["provenance"].items())
     sizes = ", ".join(f"{count:,} {split}" for split, count in run.summary["examples"].items())
     return f"""# {run.config.name}
 
-{run.config.model.name}, fine-tuned by jtl to {classes} classes. Format: {form}. {note}
+{model}, fine-tuned by jtl to {classes} classes. Format: {form}. {note}
 
 ## Use
 

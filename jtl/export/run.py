@@ -11,12 +11,13 @@ from jtl.experiment.run import Run
 from jtl.export.card import model_card, write_labels
 from jtl.export.function import check, probabilities, real_images
 from jtl.export.onnx import run_onnx, write_onnx
+from jtl.export.savedmodel import run_savedmodel, write_savedmodel
 from jtl.export.stablehlo import run_stablehlo, write_stablehlo
 from jtl.export.weights import export_safetensors
 from jtl.weights.load import load_model
 from jtl.weights.save import SaveLayout
 
-Format = Literal["stablehlo", "safetensors", "torchvision", "timm", "onnx"]
+Format = Literal["stablehlo", "safetensors", "torchvision", "timm", "onnx", "tf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _LAYOUTS: dict[str, SaveLayout] = {
     "safetensors": "jtl",
@@ -64,8 +65,10 @@ def export_run(run: Run, form: Format, output: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise WeightsError(f"{output} cannot be written: {error.strerror or error}.") from error
     finally:
-        draft.unlink(missing_ok=True)
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
     return output, labels, card
 
 
@@ -77,6 +80,9 @@ def _write(run: Run, form: Format, draft: Path, images: np.ndarray) -> tuple[flo
     if form == "onnx":
         write_onnx(run, draft)
         return check(run, form, images, run_onnx(draft, images)), ", in onnxruntime"
+    if form == "tf":
+        write_savedmodel(run, draft)
+        return check(run, form, images, run_savedmodel(draft, images)), ", in TensorFlow"
     export_safetensors(run, draft, _LAYOUTS[form])
     fields = {"dtype": run.model.dtype} if run.model.dtype is not None else {}
     loaded = load_model(run.config.model.name, str(draft), None, **fields)

@@ -36,6 +36,18 @@ rows = [model.run(None, {"images": np.load(sys.argv[2])[:n]})[0].tolist() for n 
 assert "jtl" not in sys.modules
 print(rows)
 """
+TF = """
+import sys
+import numpy as np
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+images = np.load(sys.argv[2])
+rows = [model(images=tf.constant(images[:n]))["probabilities"].numpy().tolist() for n in (1, 5)]
+assert "jtl" not in sys.modules
+print(rows)
+"""
+# What an export takes beside jtl, and the program that reads it.
+READERS = {"stablehlo": ("jax", STABLEHLO), "onnx": ("onnxruntime", ONNX), "tf": ("tensorflow", TF)}
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +65,10 @@ def in_fresh_process(code, *arguments):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("form", "reader"), [("stablehlo", STABLEHLO), ("onnx", ONNX)])
-def test_an_export_says_in_a_fresh_process_what_the_run_says(run, tmp_path, form, reader):
-    if form == "onnx":
-        pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize("form", READERS)
+def test_an_export_says_in_a_fresh_process_what_the_run_says(run, tmp_path, form):
+    library, reader = READERS[form]
+    pytest.importorskip(library)
     sharp = dataclasses.replace(run, calibration=Calibration(temperature=0.1))
     output, labels, card = export_run(sharp, form, tmp_path / f"model.{form}")
     np.save(tmp_path / "images.npy", real_images(run)[:5])
@@ -146,3 +158,16 @@ def test_each_operation_is_translated(function):
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype(np.float32)
     (got,) = session.run(None, {"x": images})
     np.testing.assert_allclose(got, function(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "library", "extra"),
+    [("stablehlo", "flatbuffers", "export"), ("onnx", "onnx", "onnx"), ("tf", "tensorflow", "tf")],
+)
+def test_a_missing_library_is_named_with_how_to_install_it(
+    run, tmp_path, monkeypatch, form, library, extra
+):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigError, match=rf"pip install 'jtl\[{extra}\]'"):
+        export_run(run, form, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
