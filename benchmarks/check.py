@@ -46,7 +46,8 @@ def main() -> None:
         if own.photographs:
             squares = Path(folder, "squares")
             write_patches(squares, own.photographs, own.side)
-            rows.append(_planted("squares of photographs", squares, 1.0))
+            row = _planted("squares of photographs", squares, 1.0)
+            rows.append({**row, "photographs": [path.name for path in own.photographs]})
         if own.speed:
             rows.append(_speed(Path(folder, "speed")))
     print(write(own.results, "check", rows))
