@@ -117,12 +117,14 @@ def _table(conclusion: Conclusion) -> str:
     split = "test" if "test" in conclusion.predictions else "val"
     own, calibration = conclusion.predictions[split], untempered(conclusion.fit.calibration)
     columns = (f"p({name})" for name in own.classes)
-    writer.writerow(["split", "example", "label", "predicted", *columns])
+    writer.writerow(["split", "example", "name", "label", "predicted", *columns])
 
     def named(row: Any) -> str:
         return "|".join(name for name, has in zip(own.classes, row) if has)
 
-    rows = zip(own.example, own.truth, own.chosen(calibration), own.probabilities())
-    for example, truth, chosen, row in rows:
-        writer.writerow([split, example, named(truth), named(chosen), *(f"{p:.6g}" for p in row)])
+    probabilities = own.probabilities()
+    rows = zip(own.example, own.name, own.truth, own.chosen(calibration), probabilities)
+    for example, name, truth, chosen, row in rows:
+        first = [split, example, name, named(truth), named(chosen)]
+        writer.writerow([*first, *(f"{p:.6g}" for p in row)])
     return text.getvalue()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Readable on white and on black, and for most who do not see all colours.
 COLOURS = ("#3a87d0", "#e0752d", "#35a07a", "#b86bc9", "#c79a1e", "#d8567a", "#6c8a9b", "#8a6d3b")
 _GRID = "#888888"
+_CELL = (0.12, 0.38, 0.68)
 _MOST_CELLS = 20  # classes up to which a confusion matrix shows its counts
 _MOST_CLASSES = 40  # classes that fit into one matrix or one set of bars
 _MOST_CURVES = 6
@@ -64,12 +65,14 @@ def confusion(outcomes: Outcomes) -> "Figure":
     part = counts[np.ix_(shown, shown)]
     share = part / np.maximum(counts.sum(axis=1)[shown, None], 1)
     figure, axes = new_axes((5.0, 4.6))
-    # Where nothing is, the page shows through, dark or light.
-    axes.imshow(np.ma.masked_equal(share, 0), cmap="Blues", vmin=-0.25, vmax=1.0, aspect="auto")
+    # More or less of one colour over the page, be it dark or light.
+    shade = np.empty((*share.shape, 4))
+    shade[..., :3] = _CELL
+    shade[..., 3] = np.where(part > 0, 0.15 + 0.85 * share, 0)
+    axes.imshow(shade, aspect="auto")
     if len(shown) <= _MOST_CELLS:
         for row, column in zip(*np.nonzero(part)):
-            # On the cell's own colour, whatever the page's.
-            ink = "#ffffff" if share[row, column] > 0.5 else "#10243f"
+            ink = "#ffffff" if share[row, column] > 0.5 else INK
             axes.text(column, row, str(part[row, column]), ha="center", va="center",
                       fontsize=8, color=ink)  # fmt: skip
     names = [shorten(outcomes.classes[place]) for place in shown]
@@ -82,13 +85,23 @@ def confusion(outcomes: Outcomes) -> "Figure":
     return figure
 
 
-def reliability(outcomes: Outcomes) -> "Figure":
-    """How often predictions of a confidence are right; on the diagonal they say the truth."""
+def reliability(outcomes: Outcomes, temperature: float = 1.0) -> "Figure":
+    """How often predictions of a confidence are right; on the diagonal they say the truth.
+
+    Args:
+        outcomes: of examples that have one class each.
+        temperature: at which confidences are drawn as well, if it is not 1.
+    """
     figure, axes = new_axes((5.0, 3.6))
-    sure, right, counts = outcomes.reliability()
     axes.plot([0, 1], [0, 1], "--", color=_GRID, linewidth=1)
-    axes.plot(sure, right, "-", color=COLOURS[0], linewidth=1)
-    axes.scatter(sure, right, s=12 + 160 * counts / counts.max(), color=COLOURS[0], alpha=0.75)
+    drawn = {"as trained": 1.0, f"at temperature {temperature:.2f}": temperature}
+    for place, (name, each) in enumerate(list(drawn.items())[: 1 if temperature == 1 else 2]):
+        sure, right, counts = outcomes.reliability(each)
+        size, colour = 12 + 160 * counts / counts.max(), COLOURS[place]
+        axes.plot(sure, right, "-", color=colour, linewidth=1, label=name)
+        axes.scatter(sure, right, s=size, color=colour, alpha=0.75)
+    if temperature != 1:
+        _legend(axes, loc="lower right")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(-0.02, 1.04)
     axes.set_xlabel("confidence")

@@ -21,7 +21,8 @@ class Outcomes:
         examples: their places in the source, int `[n]`.
         names: what each is called, such as its file.
         truth: which classes each has, bool `[n, classes]`.
-        probabilities: float `[n, classes]`.
+        given: which it was said to have, bool `[n, classes]`.
+        probabilities: float `[n, classes]`, without a temperature.
         classes: the name of each.
     """
 
@@ -29,6 +30,7 @@ class Outcomes:
     examples: np.ndarray
     names: tuple[str, ...]
     truth: np.ndarray
+    given: np.ndarray
     probabilities: np.ndarray
     classes: tuple[str, ...]
 
@@ -63,14 +65,24 @@ class Outcomes:
         counts = np.bincount(self.labels * width + self.predicted, minlength=width * width)
         return counts.reshape(width, width)
 
-    def reliability(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean confidence, accuracy and count of each bin of confidence that is not empty."""
-        place = np.minimum((self.confidence * _BINS).astype(int), _BINS - 1)
+    def reliability(self, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean confidence, accuracy and count of each bin of confidence that is not empty.
+
+        Args:
+            temperature: at which confidence is taken, of examples that have one class each.
+        """
+        confidence = self.confidence
+        if temperature != 1:
+            # The logits are known but for what softmax takes no notice of.
+            scaled = np.log(np.maximum(self.probabilities, 1e-30)) / temperature
+            parts = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+            confidence = 1 / parts.sum(axis=1)
+        place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
         counts = np.bincount(place, minlength=_BINS)
         kept = counts > 0
         means = [
             np.bincount(place, values, _BINS)[kept] / counts[kept]
-            for values in (self.confidence, self.right.astype(float))
+            for values in (confidence, self.right.astype(float))
         ]
         return means[0], means[1], counts[kept]
 
@@ -122,19 +134,24 @@ def read_outcomes(workdir: Path, classes: Sequence[str]) -> Outcomes | None:
 def _outcomes(
     rows: list[list[str]], columns: dict[str, int], split: str, classes: tuple[str, ...]
 ) -> Outcomes:
-    places = {name: place for place, name in enumerate(classes)}
-    truth = np.zeros((len(rows), len(classes)), bool)
-    for number, row in enumerate(rows):
-        label = row[columns["label"]]
-        for name in [label] if label in places else label.split("|"):
-            if name:
-                truth[number, places[name]] = True
     title = columns.get("name", columns["example"])
     return Outcomes(
         split=split,
         examples=np.array([int(row[columns["example"]]) for row in rows]),
         names=tuple(row[title] for row in rows),
-        truth=truth,
+        truth=_named([row[columns["label"]] for row in rows], classes),
+        given=_named([row[columns["predicted"]] for row in rows], classes),
         probabilities=np.array([[float(x) for x in row[-len(classes) :]] for row in rows]),
         classes=classes,
     )
+
+
+def _named(cells: list[str], classes: tuple[str, ...]) -> np.ndarray:
+    """Which classes each cell names, bool `[n, classes]`; several are parted by `|`."""
+    places = {name: place for place, name in enumerate(classes)}
+    named = np.zeros((len(cells), len(classes)), bool)
+    for number, cell in enumerate(cells):
+        for name in [cell] if cell in places else cell.split("|"):
+            if name:
+                named[number, places[name]] = True
+    return named

@@ -44,7 +44,7 @@ def tiles(summary: Mapping[str, Any]) -> list[Tile]:
 
 
 def metrics(summary: Mapping[str, Any]) -> Section:
-    """Every metric of the best and the last parameters, by split."""
+    """The headline figures with their intervals, the temperature, and every metric there is."""
     columns: dict[str, Mapping[str, float]] = {}
     for which in ("best", "final"):
         if which == "final" and summary["final"]["step"] == summary["best"]["step"]:
@@ -57,17 +57,46 @@ def metrics(summary: Mapping[str, Any]) -> Section:
         f"Best: step {summary['best']['step']}, by {summary['monitor'] or 'loss'} on validation. "
         f"Final: step {summary['final']['step']}."
     )
-    return Section(title="Metrics", body=paragraph(text) + table(["metric", *columns], rows))
+    body = paragraph(text) + _headlines(summary["best"]) + _calibration(summary["best"])
+    body += folded("Every metric of both", table(["metric", *columns], rows))
+    return Section(title="Metrics", body=body)
+
+
+def _headlines(best: Mapping[str, Any]) -> Markup:
+    splits = list(best["metrics"])[::-1]  # the test split first
+    names = [name for name in HEADLINES if any(name in best["metrics"][own] for own in splits)]
+    rows: list[list[Any]] = []
+    for name in names:
+        row: list[Any] = [name]
+        for split in splits:
+            bounds = best.get("intervals", {}).get(split, {}).get(name)
+            row.append(_number(best["metrics"][split].get(name)))
+            row.append(f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else "")
+        rows.append(row)
+    heads = [head for split in splits for head in (split, f"95 % interval of {split}")]
+    return table(["metric", *heads], rows) if rows else Markup("")
+
+
+def _calibration(best: Mapping[str, Any]) -> Markup:
+    """What a temperature changes; predictions and exports have it applied."""
+    own = best.get("calibration")
+    if not own or not own.get("before"):
+        return Markup("")
+    text = f"Temperature {own['temperature']:.3f}, fitted on validation"
+    if note := own.get("note"):
+        return paragraph(f"{text}: {note}.")
+    split = "test" if "test" in own["before"] else "val"
+    before, after = own["before"][split], own["after"][split]
+    changes = ", ".join(f"{name} {before[name]:.4f} to {after[name]:.4f}" for name in before)
+    return paragraph(
+        f"{text}, changes {split} {changes}. jtl predict and exports apply it; the figures above "
+        "are without it."
+    )
 
 
 def per_class(outcomes: Outcomes) -> Markup:
     """Precision, recall and F1 of each class, which sorts by any of them."""
-    truth, width = outcomes.truth, len(outcomes.classes)
-    if outcomes.single:
-        given = np.zeros_like(truth)
-        given[np.arange(len(truth)), outcomes.predicted] = True
-    else:
-        given = outcomes.probabilities >= 0.5
+    truth, given, width = outcomes.truth, outcomes.given, len(outcomes.classes)
     hits = (truth & given).sum(0)
     precision = hits / np.maximum(given.sum(0), 1)
     recall = hits / np.maximum(truth.sum(0), 1)

@@ -42,7 +42,10 @@ def write_report(run: Run) -> Path:
     examples, note = _examples(run)
     parts = [sections.metrics(run.summary), _learning(plots, history)]
     if outcomes is not None:
-        parts += [_classes(plots, outcomes), _gallery(run, examples, outcomes, note)]
+        parts += [
+            _classes(plots, outcomes, run.calibration.temperature),
+            _gallery(run, examples, outcomes, note),
+        ]
     parts += [
         sections.data(run, examples, _balance(plots, examples), note),
         sections.frozen(run),
@@ -114,14 +117,14 @@ def _throughput(plots: Plots, history: History) -> Picture | None:
     return plots.draw("throughput", drawn, "Training images a second.")
 
 
-def _classes(plots: Plots, outcomes: Outcomes) -> Section:
+def _classes(plots: Plots, outcomes: Outcomes, temperature: float) -> Section:
     items = []
     split = outcomes.split
     if outcomes.single:
         text = f"Confusion on {split}: rows are true, columns predicted."
         items.append(plots.draw("confusion", figures.confusion(outcomes), text))
         text = f"Reliability on {split}: on the diagonal, confidence says the truth."
-        items.append(plots.draw("reliability", figures.reliability(outcomes), text))
+        items.append(plots.draw("reliability", figures.reliability(outcomes, temperature), text))
     text = f"Precision and recall on {split}, all and the hardest classes (average precision)."
     items.append(plots.draw("precision_recall", figures.precision_recall(outcomes), text))
     body = pictures(*items) + sections.per_class(outcomes)

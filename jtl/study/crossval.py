@@ -214,15 +214,14 @@ def _train_apart(
     for (repeat, fold), config in configs.items():
         own = folder / "folds" / f"{repeat}-{fold}"
         run = train(config, workdir=own, resume=True, source=source, splits=("val",))
-        rows = list(csv.reader(io.StringIO((own / "predictions.csv").read_text("utf-8"))))[1:]
-        best = run.summary["best"]
+        best, said = run.summary["best"], run.predictions("val")
         yield Fold(
             repeat=repeat,
             fold=fold,
             best_step=best["step"],
             metrics=best["metrics"]["val"],
-            examples=np.array([int(row[1]) for row in rows]),
-            probabilities=np.array([row[4:] for row in rows], np.float32),
+            examples=said.example,
+            probabilities=said.probabilities().astype(np.float32),
         )
 
 

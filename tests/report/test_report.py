@@ -138,12 +138,17 @@ def test_outcomes_count_as_scikit_learn_does():
         examples=np.arange(50),
         names=tuple(map(str, range(50))),
         truth=np.eye(4, dtype=bool)[labels],
+        given=np.eye(4, dtype=bool)[probabilities.argmax(1)],
         probabilities=probabilities,
         classes=("a", "b", "c", "d"),
     )
     expected = confusion_matrix(labels, probabilities.argmax(1), labels=range(4))
     assert (own.confusion() == expected).all()
     assert own.reliability()[2].sum() == 50
+    logits = np.log(probabilities) / 2
+    sharp = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    sure, _, counts = own.reliability(temperature=2.0)
+    assert (sure * counts).sum() == pytest.approx(sharp.max(1).sum())
     mistakes = own.most_confident_mistakes(5)
     assert not own.right[mistakes].any()
     assert (np.diff(own.confidence[mistakes]) <= 0).all()
