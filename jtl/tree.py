@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -78,6 +78,20 @@ def merge(first: PyTree, second: PyTree) -> PyTree:
     """The union of two trees made by `select`: each leaf from the one that has it."""
     return jax.tree.map(
         lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
+    )
+
+
+def without(tree: PyTree, paths: Container[str]) -> PyTree:
+    """The same tree with None (no leaf at all) in place of the leaves of these paths."""
+    return map_with_path(lambda path, leaf: None if path in paths else leaf, tree)
+
+
+def filled(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """The same tree with these leaves, by path, where it has None; undoes `without`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaves.get(path_string(path)) if leaf is None else leaf,
+        tree,
+        is_leaf=lambda leaf: leaf is None,
     )
 
 

@@ -108,9 +108,9 @@ def _carry_out(
     """Trains and sums up; the summary and the best variables."""
     config, pretrained = setup.config, setup.pretrained
     evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, setup.place)
-    about = {"config": digest(config)}
+    about = {"config": digest(config), "weights": pretrained.ledger.path}
     with open_checkpoints(setup.workdir, config.train.checkpoint, about) as checkpoints:
-        notes = checkpoints.recover()
+        notes = checkpoints.recover(pretrained.variables)
         start = checkpoints.progress() or Progress()
         with _records(setup, start.step) as records:
             heard = (*records, *(listeners if is_first() else ()))

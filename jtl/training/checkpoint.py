@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from annotated_types import Ge, Gt
 
 from jtl.engine.state import TrainState
 from jtl.errors import CheckpointError
 from jtl.rng import KEY_IMPLEMENTATION
-from jtl.training.manifest import NAME as MANIFEST
-from jtl.training.manifest import damage, has_manifest, write_manifest
-from jtl.tree import flatten, map_with_path, merge
+from jtl.training.frozen_store import PREFIX, Digests, FrozenStores
+from jtl.training.manifest import about as about_in
+from jtl.training.manifest import damage, has_manifest, remove, write_manifest
+from jtl.training.orbax_files import OrbaxFiles
+from jtl.tree import filled, flatten, map_with_path, merge, without
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,17 @@ class CheckpointOptions:
 
 
 _ASIDE = "damaged-"  # what names of damaged steps that were set aside begin with
+_SHARED = "shared"  # the record of a step that says which of its leaves stand in which store
+_MISFITS = (ValueError, KeyError, FileNotFoundError, TypeError)  # that Orbax raises
 
 
 class Checkpoints:
     """The checkpoints of one run's folder, as a context that waits for the last save.
 
     A step counts as saved when its manifest is durable, and is deleted only once a later one
-    counts. Saving runs in a thread of its own on arrays that nothing changes any more.
+    counts. Saving runs in a thread of its own on arrays that nothing changes any more. Leaves
+    that a run never trains are stored once, in `checkpoints/frozen-*`, which every step that
+    needs them names with their digests.
 
     Args:
         workdir: the run's folder.
@@ -94,7 +98,8 @@ class Checkpoints:
         self._whole: dict[int, bool] = {}
         self._saving: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "jtl-checkpoint")
-        self._files = _checkpointer()
+        self._files = OrbaxFiles()
+        self._stores = FrozenStores(self._folder, self._files, self._about)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -112,8 +117,14 @@ class Checkpoints:
             self._thread.shutdown()
             self._files.close()
 
-    def save(self, state: TrainState, progress: Progress) -> None:
+    def save(self, state: TrainState, progress: Progress, shared: Digests | None = None) -> None:
         """Begins to save a plain state, after the save before it has ended.
+
+        Args:
+            state: which nothing changes any more; the caller does not wait for its values.
+            progress: at that state.
+            shared: the digests of leaves that no step so far has changed, by slash path, such as
+                `params/stem/conv/kernel`.
 
         Raises:
             CheckpointError: the save before it failed.
@@ -125,15 +136,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self._folder} cannot be written ({error.strerror}); choose another --workdir."
             ) from error
-        tree = jax.tree.map(np.asarray, _tree(state))
-        averaged = [] if state.ema is None else list(flatten(state.ema["params"]))
-        items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(tree),
-            progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
-            averaged=ocp.args.JsonSave({"params": averaged}),
-            leaves=ocp.args.JsonSave({path: _kind(leaf) for path, leaf in flatten(tree).items()}),
-        )
-        self._saving = self._thread.submit(self._write, progress.step, items)
+        self._saving = self._thread.submit(self._write, state, progress, dict(shared or {}))
 
     def wait(self) -> None:
         """Waits until what was given to `save` is durable.
@@ -158,31 +161,55 @@ class Checkpoints:
         # Going on without the best so far is less of a loss than beginning again.
         return newest and dataclasses.replace(newest, best_step=None, best_value=None)
 
-    def recover(self) -> list[str]:
-        """Clears up after a start that was cut off: one line for each damaged step set aside.
+    def recover(self, variables: Mapping[str, Any] | None = None) -> list[str]:
+        """Clears up after a start that was cut off: one line for all that was damaged.
 
-        What was half written or half deleted is removed. Only the owner of the folder calls it.
+        What was half written or half deleted is removed, a damaged step set aside, a damaged
+        store of frozen leaves made anew where that is possible. Only the owner of the folder
+        calls it.
+
+        Args:
+            variables: the pretrained ones, which stores can be made from.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
         if not self._folder.is_dir():
             return []
-        lines = []
+        self._whole.clear()
+        self._stores.forget()
         try:
             for path in sorted(self._folder.iterdir()):
-                if path.name.startswith(_ASIDE):
-                    continue
-                if not (path.name.isdecimal() and path.is_dir() and has_manifest(path)):
-                    _remove(path)
-                elif found := damage(path):
-                    aside = self._set_aside(path)
-                    lines.append(f"step {path.name} is damaged ({found[0]}), set aside as {aside}")
+                stands = path.name.isdecimal() or path.name.startswith(PREFIX)
+                stands = stands and path.is_dir() and has_manifest(path)
+                if not (stands or path.name.startswith(_ASIDE)):
+                    remove(path)
+            lines = self._mend_stores(variables or {})
+            for step in self._steps():
+                if found := self._flaws(step):
+                    aside = self._set_aside(self._folder / str(step))
+                    lines.append(f"step {step} is damaged ({found[0]}), set aside as {aside}")
         except OSError as error:
             raise CheckpointError(
                 f"{self._folder} cannot be cleared up ({error.strerror}); make it writable."
             ) from error
-        self._whole.clear()
+        return lines
+
+    def _mend_stores(self, variables: Mapping[str, Any]) -> list[str]:
+        needed: dict[str, dict[str, str]] = {name: {} for name in self._stores.names()}
+        for step in self._steps():
+            if not damage(self._folder / str(step)) and (shared := self._shared(step)):
+                needed.setdefault(shared[0], {}).update(shared[1])
+        lines = []
+        for name, digests in needed.items():
+            if not (found := self._stores.flaws(name)):
+                continue
+            line = f"the frozen leaves {name} are damaged ({found[0]})"
+            if (self._folder / name).exists():
+                line += f", set aside as {self._set_aside(self._folder / name)}"
+            if digests and self._stores.mend(name, digests, variables):
+                line += ", made anew from the pretrained weights"
+            lines.append(line)
         return lines
 
     def _set_aside(self, path: Path) -> Path:
@@ -191,22 +218,40 @@ class Checkpoints:
         path.rename(aside)
         return aside
 
-    def _write(self, step: int, items: ocp.args.Composite) -> None:
+    def _write(self, state: TrainState, progress: Progress, shared: Digests) -> None:
+        step = progress.step
         folder = self._folder / str(step)
         try:
-            _remove(folder)  # of a start that was cut off
-            self._files.save(folder, args=items)
+            remove(folder)  # of a start that was cut off
+            self._whole.pop(step, None)
+            self._write_step(folder, state, progress, shared)
             write_manifest(folder, {**self._about, "step": str(step)})
             self._whole[step] = True
         except Exception as error:  # Orbax and what is below it raise of every kind
             with contextlib.suppress(OSError):
-                _remove(folder)
+                remove(folder)
             raise CheckpointError(
                 f"step {step} could not be saved in {self._folder} ({_first_line(error)}); the "
                 "steps saved before stand: make room or rights, then go on with --resume."
             ) from error
         with contextlib.suppress(OSError):  # what is left is removed at the next save
             self._delete()
+
+    def _write_step(
+        self, folder: Path, state: TrainState, progress: Progress, shared: Digests
+    ) -> None:
+        tree = jax.tree.map(np.asarray, _tree(state))
+        leaves = flatten(tree)
+        records: dict[str, Any] = {
+            "progress": dataclasses.asdict(progress),
+            "averaged": {"params": [] if state.ema is None else list(flatten(state.ema["params"]))},
+            "leaves": {path: _kind(leaf) for path, leaf in leaves.items()},
+        }
+        if shared:
+            store = self._stores.keep({path: leaves[path] for path in shared}, shared)
+            records[_SHARED] = {"store": store, "digests": dict(shared)}
+            tree = without(tree, shared)
+        self._files.write(folder, tree, **records)
 
     def _delete(self) -> None:
         steps = [step for step in self._steps() if self._verifies(step)]
@@ -216,7 +261,9 @@ class Checkpoints:
             if step not in kept and not (
                 self._keep.keep_every and not step % self._keep.keep_every
             ):
-                _remove(self._folder / str(step))
+                remove(self._folder / str(step))
+        needed = {shared[0] for step in self._steps() if (shared := self._shared(step))}
+        self._stores.delete_all_but(needed)
 
     def _steps(self) -> list[int]:
         """The steps whose saving came to its end, in order."""
@@ -230,12 +277,36 @@ class Checkpoints:
         if step is None or not has_manifest(self._folder / str(step)):
             return False
         if step not in self._whole:
-            self._whole[step] = not damage(self._folder / str(step))
+            self._whole[step] = not self._flaws(step)
         return self._whole[step]
 
+    def _flaws(self, step: int) -> list[str]:
+        """What is wrong with a step or with the frozen leaves that it names."""
+        if found := damage(self._folder / str(step)):
+            return found
+        shared = self._shared(step)
+        if shared is None or not (found := self._stores.flaws(shared[0])):
+            return []
+        return [
+            f"its {len(shared[1])} frozen leaves stand in {self._folder / shared[0]}, and there "
+            f"{found[0]}; bring that folder back, or go on with --resume, which makes it anew from "
+            f"the pretrained weights{self._weights_of(step)}"
+        ]
+
+    def _weights_of(self, step: int) -> str:
+        weights = about_in(self._folder / str(step)).get("weights")
+        return f" {weights}" if weights else ""
+
+    def _shared(self, step: int) -> tuple[str, dict[str, str]] | None:
+        """The store of a step's frozen leaves, and their digests by path."""
+        folder = self._folder / str(step)
+        if not (folder / _SHARED).is_dir():
+            return None
+        record = self._files.record(folder, _SHARED)
+        return record["store"], record["digests"]
+
     def _progress_at(self, step: int) -> Progress:
-        arguments = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return Progress(**self._files.restore(self._folder / str(step), args=arguments)["progress"])
+        return Progress(**self._files.record(self._folder / str(step), "progress"))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at a step, in the structure, shapes and dtypes of `like`.
@@ -261,7 +332,7 @@ class Checkpoints:
                 lambda path, leaf: leaf if path in averaged else None, like["params"]
             )
             template["ema"] = {"params": params, "batch_stats": like["batch_stats"]}
-        found = self._restore(step, template, partial_restore=True)
+        found = self._restore(step, template, partial=True)
         ema = found.pop("ema", None)
         if ema is None:
             return found
@@ -272,32 +343,33 @@ class Checkpoints:
 
     def _averaged(self, step: int) -> set[str]:
         """The paths of the parameters whose running means were saved at a step."""
-        arguments = ocp.args.Composite(averaged=ocp.args.JsonRestore())
         self._check(step)
         try:
-            found = self._files.restore(self._folder / str(step), args=arguments)
-            return set(found["averaged"]["params"])
-        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+            return set(self._files.record(self._folder / str(step), "averaged")["params"])
+        except _MISFITS as error:
             raise self._misfit(step, error) from error
 
-    def _restore(self, step: int, template: dict[str, Any], **options: Any) -> dict[str, Any]:
+    def _restore(
+        self, step: int, template: dict[str, Any], *, partial: bool = False
+    ) -> dict[str, Any]:
         self._check(step)
-        self._compare(step, template, partial=bool(options))
-        template = _host(template)
-        arguments = ocp.checkpoint_utils.construct_restore_args(template, set_global_shape=False)
-        restore = ocp.args.PyTreeRestore(template, restore_args=arguments, **options)
-        items = ocp.args.Composite(state=restore)
+        self._compare(step, template, partial=partial)
+        folder = self._folder / str(step)
         try:
-            found = self._files.restore(self._folder / str(step), args=items)
-            state: dict[str, Any] = found["state"]
+            store, digests = self._shared(step) or ("", {})
+            own = without(template, digests)
+            state: dict[str, Any] = self._files.tree(folder, own, partial=partial)
+            asked = {path: leaf for path, leaf in flatten(template).items() if path in digests}
+            if asked:
+                held = self._stores.read(store, digests, asked)
+                state = filled(state, held)
             return state
-        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+        except _MISFITS as error:
             raise self._misfit(step, error) from error
 
     def _compare(self, step: int, template: Any, *, partial: bool) -> None:
         # Given other shapes or dtypes, Orbax would cut, fill and cast what was saved to fit.
-        arguments = ocp.args.Composite(leaves=ocp.args.JsonRestore())
-        saved = self._files.restore(self._folder / str(step), args=arguments)["leaves"]
+        saved = self._files.record(self._folder / str(step), "leaves")
         asked = {path: _kind(leaf) for path, leaf in flatten(template).items()}
         problems = [
             f"{path} is {saved.get(path, 'missing')} and not {kind}"
@@ -314,34 +386,12 @@ class Checkpoints:
         if not has_manifest(folder):
             raise self._misfit(step, "it is not there, or its saving was cut off.")
         if not self._verifies(step):
-            raise self._misfit(step, f"{'; '.join(damage(folder)[:10])}.")
+            raise self._misfit(step, f"{'; '.join(self._flaws(step)[:10])}.")
 
     def _misfit(self, step: int, why: object) -> CheckpointError:
         return CheckpointError(
             f"the checkpoint {self._folder / str(step)} does not fit this run: {why}"
         )
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    if jax.process_count() == 1:
-        return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-    # This process writes alone; Orbax would wait for all of them.
-    own = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix="jtl"
-    )
-    options = ocp.CompositeOptions(multiprocessing_options=alone)
-    handler = ocp.CompositeCheckpointHandler(composite_options=options)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-def _remove(path: Path) -> None:
-    """Removes a step or what is left of one; cut off, it leaves what counts as half written."""
-    if path.is_dir() and not path.is_symlink():
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:
@@ -362,18 +412,6 @@ def _key_data(key: Any) -> Any:
         return jax.random.key_data(key)
     plain = jax.eval_shape(jax.random.key_data, key)
     return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=key.sharding)
-
-
-def _host(tree: Any) -> Any:
-    """The tree in numpy where there are several processes, as Orbax refuses one's own arrays."""
-    if jax.process_count() == 1:
-        return tree
-
-    def own(leaf: Any) -> np.ndarray:
-        shape = isinstance(leaf, jax.ShapeDtypeStruct)
-        return np.zeros(leaf.shape, leaf.dtype) if shape else np.asarray(leaf)
-
-    return jax.tree.map(own, tree)
 
 
 def abstract(state: TrainState) -> TrainState:

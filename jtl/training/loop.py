@@ -10,7 +10,7 @@ from jtl.data.pipeline import TrainOrder
 from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
 from jtl.errors import PreemptedError
-from jtl.training.audit import check_frozen, frozen_digests
+from jtl.training.audit import check_frozen, frozen_digests, frozen_leaves
 from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
 from jtl.training.events import Began, Evaluated, Event, Listener, Taken
@@ -20,6 +20,7 @@ from jtl.training.phases import Phase, evaluation_steps
 from jtl.training.preemption import Stop, never
 from jtl.training.selection import EarlyStoppingOptions, choose_best, count_patience
 from jtl.training.shared_checkpoints import Store
+from jtl.training.snapshot import snapshot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +120,11 @@ class Loop:
         self, index: int, state: TrainState, progress: Progress, watch: Watch
     ) -> tuple[TrainState, Progress, int]:
         phase, programs = self.phases[index], 0
+        held = frozen_leaves(state.variables, (phase,))
         frozen = frozen_digests(state.variables, phase)
+        # What no phase so far has trained is stored once for all of their steps.
+        never = frozen_leaves(state.variables, self.phases[: index + 1])
+        shared = {path: frozen[path] for path in never}
         began = time.monotonic() - progress.seconds
         tail = self.feed.enter(index, state)
         compiled = self.place.compile(phase.step if tail is None else tail)
@@ -141,9 +146,9 @@ class Loop:
                 programs += compilations.count - before
                 pace.stepped(step, metrics)
 
-            def settle(step: int, *, due: bool = False) -> None:
+            def settle(step: int, *, due: bool = False, whole: bool = False) -> None:
                 nonlocal state, progress
-                plain = self.place.get_state(running)
+                plain = snapshot(self.place, running, {} if whole else held)
                 state = plain if tail is None else tail.whole(plain, state)
                 seconds = time.monotonic() - began
                 progress = dataclasses.replace(
@@ -158,17 +163,18 @@ class Loop:
                     if reason or (step < stop and self._saves(step)):
                         pace.flush() if step == stop else pace.settle()
                         settle(step, due=step == stop)
-                        self.checkpoints.save(state, progress)
+                        self.checkpoints.save(state, progress, shared)
                     if reason:
                         self._end(step, reason)
                 pace.flush()
                 watch.stop()
                 progress = dataclasses.replace(progress, step=stop, phase=index)
                 progress = self._evaluate(running, progress)
-                settle(stop)
-                if stop == phase.stop or progress.stopped:
+                ends = stop == phase.stop or progress.stopped
+                settle(stop, whole=ends)
+                if ends:
                     check_frozen(frozen, state.variables, phase)
-                self.checkpoints.save(state, progress)
+                self.checkpoints.save(state, progress, shared)
                 if reason := self.stop(stop):
                     self._end(stop, reason)
                 if progress.stopped:

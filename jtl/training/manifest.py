@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,6 +42,13 @@ def has_manifest(folder: Path) -> bool:
     return (folder / NAME).is_file()
 
 
+def about(folder: Path) -> dict[str, str]:
+    """What else the manifest of a whole folder keeps."""
+    record = json.loads((folder / NAME).read_bytes().partition(b"\n")[0])
+    found: dict[str, str] = record["about"]
+    return found
+
+
 def damage(folder: Path) -> list[str]:
     """What in a step's folder is not as it was when its manifest was written; none if whole."""
     try:
@@ -62,6 +70,15 @@ def damage(folder: Path) -> list[str]:
         for name in expected
         if name in found and _digest_of(found[name]) != expected[name]
     ]
+
+
+def remove(path: Path) -> None:
+    """Removes a step or what is left of one; cut off, it leaves what counts as half written."""
+    if path.is_dir() and not path.is_symlink():
+        (path / NAME).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

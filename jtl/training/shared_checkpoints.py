@@ -12,22 +12,23 @@ import jax
 from jtl.engine.state import TrainState
 from jtl.rng import KEY_IMPLEMENTATION
 from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress
+from jtl.training.frozen_store import Digests
 from jtl.training.together import arrays_of_first, is_first, on_first
 
 
 class Store(Protocol):
     """Where the states of a run are saved; `Checkpoints` documents it."""
 
-    def save(self, state: TrainState, progress: Progress) -> None:
-        """Begins to save a plain state."""
+    def save(self, state: TrainState, progress: Progress, shared: Digests | None = None) -> None:
+        """Begins to save a plain state; what is shared is stored once for all steps."""
         ...
 
     def wait(self) -> None:
         """Waits until what was given to `save` is durable."""
         ...
 
-    def recover(self) -> list[str]:
-        """Clears up after a start that was cut off: a line for each damaged step set aside."""
+    def recover(self, variables: Mapping[str, Any] | None = None) -> list[str]:
+        """Clears up after a start that was cut off: a line for all that was damaged."""
         ...
 
     def progress(self) -> Progress | None:
@@ -75,17 +76,17 @@ class SharedCheckpoints:
         if self._own is not None:
             self._own.__exit__(kind, error, trace)
 
-    def save(self, state: TrainState, progress: Progress) -> None:
+    def save(self, state: TrainState, progress: Progress, shared: Digests | None = None) -> None:
         """Begins to save a plain state, which is the same on every process."""
-        on_first(lambda: self._mine.save(state, progress))
+        on_first(lambda: self._mine.save(state, progress, shared))
 
     def wait(self) -> None:
         """Waits until what was given to `save` is durable."""
         on_first(lambda: self._mine.wait())
 
-    def recover(self) -> list[str]:
-        """Clears up after a start that was cut off: a line for each damaged step set aside."""
-        return on_first(lambda: self._mine.recover())
+    def recover(self, variables: Mapping[str, Any] | None = None) -> list[str]:
+        """Clears up after a start that was cut off: a line for all that was damaged."""
+        return on_first(lambda: self._mine.recover(variables))
 
     def progress(self) -> Progress | None:
         """What the newest step that verifies knows; None where there is none."""

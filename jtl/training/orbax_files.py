@@ -1,0 +1,80 @@
+"""What Orbax writes and reads of a run's checkpoints: trees of arrays, and records beside them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+_TREE = "state"
+
+
+class OrbaxFiles:
+    """Writes and reads folders that hold one tree of arrays and records in JSON."""
+
+    def __init__(self) -> None:
+        self._orbax = _checkpointer()
+
+    def close(self) -> None:
+        """Ends the threads that write and read."""
+        self._orbax.close()
+
+    def write(self, folder: Path, tree: Any, **records: Mapping[str, Any]) -> None:
+        """Writes a folder that does not exist yet.
+
+        Args:
+            folder: where to.
+            tree: of numpy arrays.
+            records: of what JSON can hold, by name.
+        """
+        named = {name: ocp.args.JsonSave(dict(record)) for name, record in records.items()}
+        items = ocp.args.Composite(**{_TREE: ocp.args.PyTreeSave(tree)}, **named)
+        self._orbax.save(folder, args=items)
+
+    def record(self, folder: Path, name: str) -> dict[str, Any]:
+        """The record of this name in a folder."""
+        items = ocp.args.Composite(**{name: ocp.args.JsonRestore()})
+        found: dict[str, Any] = self._orbax.restore(folder, args=items)[name]
+        return found
+
+    def tree(self, folder: Path, template: Any, *, partial: bool = False) -> Any:
+        """The tree in a folder, in the structure of a template and on its devices.
+
+        Args:
+            folder: where from.
+            template: of arrays or of their shapes, dtypes and devices.
+            partial: whether the folder may hold more.
+        """
+        template = _on_host(template)
+        arguments = ocp.checkpoint_utils.construct_restore_args(template, set_global_shape=False)
+        options = {"partial_restore": True} if partial else {}
+        restore = ocp.args.PyTreeRestore(template, restore_args=arguments, **options)
+        items = ocp.args.Composite(**{_TREE: restore})
+        return self._orbax.restore(folder, args=items)[_TREE]
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    if jax.process_count() == 1:
+        return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    # This process writes alone; Orbax would wait for all of them.
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix="jtl"
+    )
+    options = ocp.CompositeOptions(multiprocessing_options=alone)
+    handler = ocp.CompositeCheckpointHandler(composite_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _on_host(tree: Any) -> Any:
+    """The tree in numpy where there are several processes, as Orbax refuses one's own arrays."""
+    if jax.process_count() == 1:
+        return tree
+
+    def own(leaf: Any) -> np.ndarray:
+        shape = isinstance(leaf, jax.ShapeDtypeStruct)
+        return np.zeros(leaf.shape, leaf.dtype) if shape else np.asarray(leaf)
+
+    return jax.tree.map(own, tree)
