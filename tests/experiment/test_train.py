@@ -1,6 +1,7 @@
 """Runs from a config: what they leave, that they resume exactly, and what options change."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from jtl import load_run
 from jtl.errors import CheckpointError, ConfigError
 from jtl.training.checkpoint import Checkpoints
+from jtl.training.events import Recovered
 from jtl.tree import differences, flatten
 from tests.experiment.runs import InterruptionError, config, run, source, stop_at
 
@@ -78,7 +80,7 @@ def test_what_is_kept_are_the_running_means(whole):
         raw = checkpoints._restore(
             12,
             {"params": read.variables["params"], "batch_stats": read.variables["batch_stats"]},
-            partial_restore=True,
+            partial=True,
         )
     moved = {line.split(":")[0].split("/")[1] for line in differences(raw, read.variables)}
     assert moved == {"layer1", "layer2", "layer3", "head"}
@@ -126,6 +128,24 @@ def test_a_finished_run_is_only_summed_up_again(whole):
     assert records(whole.workdir) == before
     assert again.summary["final"] == whole.summary["final"]
     assert sum(again.summary["step_compilations"]) == 0
+
+
+def test_a_run_reads_its_frozen_leaves_from_its_folder_and_mends_them(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole.workdir, folder)
+    (store,) = (folder / "checkpoints").glob("frozen-*")
+    assert not differences(whole.variables, load_run(folder).variables)
+    largest = max(store.rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=f"{store.name}.*is damaged.*pretrained weights"):
+        load_run(folder)
+    heard = []
+    run(folder, config(**FULL), resume=True, listeners=[heard.append])
+    (notes,) = [event.notes for event in heard if isinstance(event, Recovered)]
+    assert [note.partition(" are damaged")[0] for note in notes] == [
+        f"the frozen leaves {store.name}"
+    ]
+    assert not differences(whole.variables, load_run(folder).variables)
 
 
 def test_another_config_is_refused(whole):
