@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt
 from jtl.engine.state import TrainState
 from jtl.errors import CheckpointError
 from jtl.rng import KEY_IMPLEMENTATION
+from jtl.training.file_digests import DigestsAhead
 from jtl.training.frozen_store import PREFIX, Digests, FrozenStores
 from jtl.training.manifest import about as about_in
 from jtl.training.manifest import damage, has_manifest, remove, write_manifest
@@ -224,8 +225,9 @@ class Checkpoints:
         try:
             remove(folder)  # of a start that was cut off
             self._whole.pop(step, None)
-            self._write_step(folder, state, progress, shared)
-            write_manifest(folder, {**self._about, "step": str(step)})
+            with DigestsAhead(folder) as digests:
+                self._write_step(folder, state, progress, shared)
+                write_manifest(folder, {**self._about, "step": str(step)}, digests)
             self._whole[step] = True
         except Exception as error:  # Orbax and what is below it raise of every kind
             with contextlib.suppress(OSError):

@@ -6,25 +6,33 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from jtl.training.file_digests import digest_of, each
+
 NAME = "manifest.json"
-_BLOCK = 1 << 22  # bytes read at a time
 
 
-def write_manifest(folder: Path, about: Mapping[str, str]) -> None:
+def write_manifest(
+    folder: Path, about: Mapping[str, str], digest: Callable[[int], str] = digest_of
+) -> None:
     """Makes what stands in a folder durable, then says so in a manifest that is durable too.
 
     Args:
         folder: of one step; its files and folders are synced first.
         about: what else the manifest keeps.
+        digest: of an open file.
     """
-    files = {}
-    for path in _regular_files(folder):
-        with path.open("rb") as file:
-            files[path.relative_to(folder).as_posix()] = _digest(file.fileno())
+
+    def settle(path: Path) -> str:
+        with path.open("rb", buffering=0) as file:
             os.fsync(file.fileno())
+            return digest(file.fileno())
+
+    paths = list(_regular_files(folder))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = dict(zip(names, each(settle, paths), strict=True))
     for parent, _, _ in os.walk(folder, topdown=False):
         sync_folder(Path(parent))
     beside = folder / f".{NAME}.tmp"
@@ -65,10 +73,12 @@ def damage(folder: Path) -> list[str]:
     found.pop(NAME)
     lines = [f"{name} is missing" for name in expected if name not in found]
     lines += [f"{name} does not belong there" for name in found if name not in expected]
+    there = [name for name in expected if name in found]
+    digests = each(_digest_of, [found[name] for name in there])
     return lines + [
         f"{name} is damaged"
-        for name in expected
-        if name in found and _digest_of(found[name]) != expected[name]
+        for name, own in zip(there, digests, strict=True)
+        if own != expected[name]
     ]
 
 
@@ -111,13 +121,6 @@ def _digest_of(path: Path) -> str | None:
     """The digest of a regular file; None of a link, and of what cannot be read."""
     with contextlib.suppress(OSError):
         if stat.S_ISREG(path.lstat().st_mode):
-            with path.open("rb") as file:
-                return _digest(file.fileno())
+            with path.open("rb", buffering=0) as file:
+                return digest_of(file.fileno())
     return None
-
-
-def _digest(handle: int) -> str:
-    value = hashlib.sha256()
-    while block := os.read(handle, _BLOCK):
-        value.update(block)
-    return value.hexdigest()

@@ -125,4 +125,7 @@ def copied(tree: Any) -> Any:
 
 def plain(tree: Any, device: jax.Device) -> Any:
     """A copy of a tree, all of which this process can see, on one device."""
-    return copied(jax.device_put(tree, device))
+    # What is spread over devices is aliased by its part here, whatever `may_alias` says.
+    if any(leaf.devices() != {device} for leaf in jax.tree.leaves(tree)):
+        tree = jax.device_put(tree, device)
+    return jax.device_put(tree, device, may_alias=False)
