@@ -242,7 +242,7 @@ class Checkpoints:
     def _write_step(
         self, folder: Path, state: TrainState, progress: Progress, shared: Digests
     ) -> None:
-        tree = jax.tree.map(np.asarray, _tree(state))
+        tree = jax.tree.map(np.asarray, state_tree(state))
         leaves = flatten(tree)
         records: dict[str, Any] = {
             "progress": dataclasses.asdict(progress),
@@ -316,7 +316,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the checkpoint is missing, or does not fit.
         """
-        found = self._restore(step, _tree(like))
+        found = self._restore(step, state_tree(like))
         key = jax.random.wrap_key_data(found["rng"], impl=KEY_IMPLEMENTATION)
         return TrainState(**{**found, "rng": key})
 
@@ -404,7 +404,8 @@ def _kind(leaf: Any) -> str:
     return f"{leaf.dtype} {list(leaf.shape)}"
 
 
-def _tree(state: TrainState) -> dict[str, Any]:
+def state_tree(state: TrainState) -> dict[str, Any]:
+    """The tree that is saved of a state, its key as plain numbers."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {**fields, "rng": _key_data(state.rng)}
 

@@ -20,7 +20,7 @@ from jtl.training.phases import Phase, evaluation_steps
 from jtl.training.preemption import Stop, never
 from jtl.training.selection import EarlyStoppingOptions, choose_best, count_patience
 from jtl.training.shared_checkpoints import Store
-from jtl.training.snapshot import snapshot
+from jtl.training.snapshot import Snapshots
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,7 +120,7 @@ class Loop:
         self, index: int, state: TrainState, progress: Progress, watch: Watch
     ) -> tuple[TrainState, Progress, int]:
         phase, programs = self.phases[index], 0
-        held = frozen_leaves(state.variables, (phase,))
+        snapshots = Snapshots(self.place, frozen_leaves(state.variables, (phase,)))
         frozen = frozen_digests(state.variables, phase)
         # What no phase so far has trained is stored once for all of their steps.
         never = frozen_leaves(state.variables, self.phases[: index + 1])
@@ -148,7 +148,7 @@ class Loop:
 
             def settle(step: int, *, due: bool = False, whole: bool = False) -> None:
                 nonlocal state, progress
-                plain = snapshot(self.place, running, {} if whole else held)
+                plain = snapshots(running, whole=whole)
                 state = plain if tail is None else tail.whole(plain, state)
                 seconds = time.monotonic() - began
                 progress = dataclasses.replace(
