@@ -31,3 +31,7 @@ class CheckpointError(JtlError):
 
 class PreemptedError(JtlError):
     """A run was asked to stop, and has saved where it stands."""
+
+
+class DeviceMemoryError(JtlError, MemoryError):
+    """The memory of a device, or of its host, does not hold what was asked for."""

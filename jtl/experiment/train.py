@@ -17,6 +17,7 @@ from jtl.experiment.compilation import keep_compiled_programs
 from jtl.experiment.conclude import Conclusion, calibration_of, conclude, keep
 from jtl.experiment.feed import make_cached_feed
 from jtl.experiment.glimpses import first_examples, last_pictures
+from jtl.experiment.memory import memory_named
 from jtl.experiment.options import Config, ModelOptions
 from jtl.experiment.run import Run, write_model
 from jtl.experiment.setup import Setup, set_up
@@ -71,7 +72,7 @@ def train(
     folder = Path(workdir) if workdir is not None else Path("runs") / config.name
     on_first(lambda: check_workdir(folder, config, resume=resume, allow=allow))
     keep_compiled_programs()
-    with Preemption(config.train.max_seconds) as stop:
+    with memory_named(config), Preemption(config.train.max_seconds) as stop:
         setup = set_up(config, folder, source)
         with owned(folder) if is_first() else nullcontext():
             on_first(lambda: _begin(setup, resume=resume, allow=allow))

@@ -35,14 +35,15 @@ VARIABLES = {
 ORDER = TrainOrder(indices=np.arange(EXAMPLES), batch_size=BATCH, seed=3)
 
 
-def linear(variables, images, train, rngs):
+def linear(variables, images, train, rngs, axis_name=None):
     """Two matrices, with a running mean between them and noise in training."""
     params, stats = variables["params"], variables["batch_stats"]
     hidden = images.reshape(len(images), -1) @ params["stem"]["kernel"]
     if train:
         noise = jax.vmap(lambda key: jax.random.normal(key, (5,)))(rngs["dropout"])
         hidden = hidden * (1 + 0.1 * noise)
-        mean = 0.9 * stats["hidden"]["mean"] + 0.1 * hidden.mean(0)
+        mean = hidden.mean(0) if axis_name is None else jax.lax.pmean(hidden.mean(0), axis_name)
+        mean = 0.9 * stats["hidden"]["mean"] + 0.1 * mean
         stats = {"hidden": {"mean": mean}}
     return (hidden - stats["hidden"]["mean"][None]) @ params["head"]["kernel"], stats
 

@@ -18,7 +18,7 @@ from jtl.training.events import Taken
 STEPS = 10
 
 
-def train(folder, *, devices=None, compiled=True, clock=0, grace=15.0, **options):
+def train(folder, *, devices=None, x64=False, compiled=True, clock=0, grace=15.0, **options):
     """Trains in `folder/run`, or goes on there; 143 if it was asked to stop.
 
     Leaves `outcome.json` at the end, and a line in `starts.jsonl` for each start.
@@ -31,6 +31,7 @@ def train(folder, *, devices=None, compiled=True, clock=0, grace=15.0, **options
     from jtl.training.preemption import Preemption
     from tests.training.faults.processes import move_clock
 
+    jax.config.update("jax_enable_x64", x64)
     jax.config.update("jax_enable_compilation_cache", compiled)
     if clock:
         move_clock(clock)
@@ -67,9 +68,14 @@ def _train(folder, stop, place="single", workers=0, keep_last=2, **faults):
 
 
 def variables():
+    """What a run begins with, in float64 where that is on."""
+    import jax
+    import jax.numpy as jnp
+
     from tests.training import runs
 
-    return runs.VARIABLES
+    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), runs.VARIABLES)
 
 
 def make_loop(checkpoints, listeners, place, workers=0, stop=None, poisoned=()):
@@ -127,11 +133,11 @@ def _faults(folder, *, hangs=None, dies=None):
 
 
 def score(variables):
-    """A metric of the parameters alone, which rises and falls."""
+    """A metric of the parameters alone, which is best in the middle of the run."""
     from jtl.training.evaluate import Evaluation
 
     weight = float(np.asarray(variables["params"]["head"]["kernel"], np.float64).sum())
-    metrics = {"accuracy": 0.5 + 0.4 * float(np.sin(50 * weight)), "loss": 1 + weight}
+    metrics = {"accuracy": 0.5 + 0.4 * float(np.sin(23 * weight)), "loss": 1 + weight}
     return Evaluation(metrics=metrics)
 
 
