@@ -65,7 +65,7 @@ def strike(server, seed, folder, nth, how, error):
 @pytest.mark.parametrize(
     ("fault", "every"),
     [
-        ("killed before it", 12),
+        ("killed before it", 24),
         ("killed after half of it", 24),
         ("disk full from there on", 32),
         ("input or output error, once", 32),
