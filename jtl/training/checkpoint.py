@@ -236,7 +236,8 @@ class Checkpoints:
                 f"step {step} could not be saved in {self._folder} ({_first_line(error)}); the "
                 "steps saved before stand: make room or rights, then go on with --resume."
             ) from error
-        with contextlib.suppress(OSError):  # what is left is removed at the next save
+        # What is left is removed at the next save; while a record cannot be read, nothing is.
+        with contextlib.suppress(OSError, *_MISFITS):
             self._delete()
 
     def _write_step(

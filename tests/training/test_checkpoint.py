@@ -214,6 +214,22 @@ def test_damage_to_any_file_is_noticed_and_the_step_before_used(tmp_path, how):
             assert checkpoints.progress().step == 2
 
 
+def test_damage_while_a_run_saves_costs_neither_the_run_nor_another_step(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_at(step), Progress(step=step, best_step=1))
+        checkpoints.wait()
+        for path in (tmp_path / "checkpoints/2").glob("*/metadata"):
+            path.write_bytes(b"{")
+        for step in (3, 4, 5):
+            checkpoints.save(state_at(step), Progress(step=step, best_step=1))
+        checkpoints.wait()
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.progress()
+        assert found == Progress(step=5, best_step=1)
+        assert {1, 5} <= set(steps_in(tmp_path))
+
+
 def test_a_damaged_step_is_refused_by_name(tmp_path):
     save(tmp_path, (1, 1))
     spoil_bit(next(path for path in files_of(tmp_path) if path.parent.name == "d"))
