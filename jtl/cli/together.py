@@ -24,7 +24,7 @@ def joined(
     Raises:
         ConfigError: a process does not arrive, or its place is not known.
     """
-    from jtl.experiment.failures import fail_for_all, watch_others
+    from jtl.experiment.failures import fail_for_all, lost, watch_others
     from jtl.experiment.processes import start_processes
 
     start_processes(coordinator, processes, process, timeout=timeout)
@@ -43,5 +43,8 @@ def joined(
         say(str(error))
         fail_for_all(str(error))
     except Exception as error:
+        if (text := lost(error)) is not None:
+            say(text)
+            fail_for_all(text, gone=True)
         traceback.print_exc()
         fail_for_all(f"{type(error).__name__}: {error}", status=1)

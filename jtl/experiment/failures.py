@@ -14,6 +14,9 @@ _KEY = "jtl/failure"  # in the store that the coordinator keeps for all processe
 _EVERY = 1.0  # seconds between two looks at it
 _LEFT = "jtl/left/"  # where each process but the first says that it has heard, and leaves
 _PATIENCE = 60.0  # seconds that the first waits for the others to have heard
+_IMPATIENCE = 5.0  # likewise, where one of them is gone and will never say so
+# What collectives and the coordinator's store say of a process that is gone.
+_SIGNS = ("Connection reset", "Connection closed", "Broken pipe", "UNAVAILABLE", "heartbeat")
 
 
 def watch_others(tell: Callable[[str], None], status: int = 2) -> None:
@@ -38,7 +41,7 @@ def watch_others(tell: Callable[[str], None], status: int = 2) -> None:
     threading.Thread(target=watch, name="jtl-failures", daemon=True).start()
 
 
-def fail_for_all(text: str, status: int = 2) -> NoReturn:
+def fail_for_all(text: str, status: int = 2, *, gone: bool = False) -> NoReturn:
     """Ends this process, and tells the others why, so that they end as well.
 
     An error that all processes find needs none of this: they end together.
@@ -46,13 +49,32 @@ def fail_for_all(text: str, status: int = 2) -> NoReturn:
     Args:
         text: the error.
         status: what this process exits with.
+        gone: whether one of the others has ended already, and will not hear.
     """
     if jax.process_count() == 1:
         sys.exit(status)
     # Another may have failed first, or the coordinator be gone.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         _store().key_value_set(_KEY, f"process {jax.process_index()}: {text}")
-    _leave(status)
+    _leave(status, _IMPATIENCE if gone else _PATIENCE)
+
+
+def lost(error: BaseException) -> str | None:
+    """What to say of an error that means that another process has gone; None of any other.
+
+    Args:
+        error: that a computation over several processes ended with.
+    """
+    text = str(error)
+    if not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
+        return None
+    if not any(sign in text for sign in _SIGNS):
+        return None
+    return (
+        f"another of the {jax.process_count()} processes has ended without a word "
+        f"({text.splitlines()[0][:200]}): start all of them again with --resume; what was saved "
+        "stands."
+    )
 
 
 def _failure() -> str | None:
@@ -69,22 +91,22 @@ def _store() -> Any:
     return distributed.global_state.client
 
 
-def _leave(status: int) -> NoReturn:
+def _leave(status: int, patience: float = _PATIENCE) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     # The store may be gone, with the first process or because JAX has shut down.
     with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):
         if jax.process_index() == 0:
-            _await_leave_of_others()
+            _await_leave_of_others(patience)
         else:
             _store().key_value_set(f"{_LEFT}{jax.process_index()}", "")
     # A plain exit would wait for the others to leave too, who may wait for this one.
     os._exit(status)
 
 
-def _await_leave_of_others() -> None:
+def _await_leave_of_others(patience: float) -> None:
     # The store ends with this process, and JAX aborts those that have not left by then.
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if len(_store().key_value_dir_get(_LEFT)) >= jax.process_count() - 1:
             time.sleep(_EVERY)

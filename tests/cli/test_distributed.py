@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from jtl import load_run
 from jtl.experiment import train
 from jtl.experiment.options import read_config
-from jtl.tree import flatten
+from jtl.tree import differences, flatten
 from tests.engine.test_processes import free_port
 
 COMMAND = [sys.executable, "-c", "from jtl.cli import main; main()", "train", "digits"]
@@ -78,6 +79,33 @@ def test_two_processes_make_one_run_that_one_process_can_go_on_with(tmp_path):
         assert status == 2
         assert said.strip() == ""
         assert "already holds a run: add --resume" in error
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_and_both_go_on(tmp_path, victim):
+    folder, whole = tmp_path / "killed", tmp_path / "whole"
+    assert [ended[0] for ended in together(whole, *SHORT, devices=1)] == [0, 0]
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
+    words = ["--workdir", str(folder), *SHORT, *shared]
+    both = [start(1, *words, "--process", str(index)) for index in range(2)]
+    log, deadline = folder / "metrics.jsonl", time.monotonic() + PATIENCE
+    while not (log.exists() and '"step": 8,' in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    both[victim].kill()
+    status, _, error = finish(both[1 - victim])
+    finish(both[victim])
+    if victim == 0:  # the coordinator: JAX itself ends the others, at once
+        assert status in (2, -6), error
+        assert "another of the 2 processes has ended" in error or "another task died" in error
+    else:
+        assert status == 2, error
+        assert "another of the 2 processes has ended without a word" in error
+        assert "start all of them again with --resume" in error
+    assert [ended[0] for ended in together(folder, *SHORT, "--resume", devices=1)] == [0, 0]
+    assert losses(folder) == losses(whole)
+    assert not differences(load_run(whole, "last").variables, load_run(folder, "last").variables)
 
 
 @pytest.mark.slow

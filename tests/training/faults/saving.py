@@ -1,5 +1,6 @@
 """One save in a process of its own, with a fault at one of its file operations."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,10 +9,20 @@ STEP = 3
 
 
 def state(step):
-    """A state with every kind of leaf, whose parameters hold the step."""
+    """A state with every kind of leaf, whose parameters hold the step, but for frozen ones."""
+    from tests.training.runs import VARIABLES
     from tests.training.test_checkpoint import state_at
 
-    return state_at(step, fill=step, ema=True, loss_scale=True)
+    found = state_at(step, fill=step, ema=True, loss_scale=True)
+    return dataclasses.replace(found, params={**found.params, "stem": VARIABLES["params"]["stem"]})
+
+
+def frozen():
+    """The digests of the leaves that no step changes, which are stored once."""
+    from jtl.tree import digest
+    from tests.training.runs import VARIABLES
+
+    return {"params/stem/kernel": digest(VARIABLES["params"]["stem"]["kernel"])}
 
 
 def save(folder, nth, how, error=0):
@@ -25,7 +36,8 @@ def save(folder, nth, how, error=0):
     with Checkpoints(folder / "run") as checkpoints:
         arm(folder / "run", nth, how, error)
         try:
-            checkpoints.save(new, Progress(step=STEP, best_step=STEP))
+            # The store of frozen leaves is made by this save, too.
+            checkpoints.save(new, Progress(step=STEP, best_step=STEP), frozen())
             checkpoints.wait()
         except CheckpointError as error:
             status, said = 2, str(error)
@@ -41,3 +53,30 @@ def prepare(folder):
     with Checkpoints(Path(folder) / "run") as checkpoints:
         for step in SAVED:
             checkpoints.save(state(step), Progress(step=step, best_step=step))
+
+
+def replace(path, nth, how):
+    """Replaces a file, as reports, summaries and records are."""
+    from jtl.training.files import write_text
+    from tests.training.faults.processes import arm
+
+    path = Path(path)
+    arm(path.parent, nth, how)
+    write_text(path, NEW)
+    return 0
+
+
+OLD, NEW = "old\n" * 5000, "new\n" * 9000
+
+
+def record(folder, nth, how):
+    """Opens the records of a run that goes on from step 2, and writes one more."""
+    from jtl.training.events import Stepped
+    from jtl.training.logs import JsonLines
+    from tests.training.faults.processes import arm
+
+    arm(folder, nth, how)
+    lines = JsonLines(Path(folder) / "metrics.jsonl", 2)
+    lines(Stepped(step=3, epoch=1.0, phase=0, metrics={}, images_per_second=1.0, seconds_left=1.0))
+    lines.close()
+    return 0
