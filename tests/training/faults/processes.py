@@ -110,6 +110,8 @@ class Server:
                     self._statuses[message["pid"]] = message["status"]
                     self._changed.notify_all()
             else:
+                with self._changed:  # process ids come back
+                    self._statuses.pop(message.get("forked"), None)
                 self._forked.put(message.get("forked"))
 
 

@@ -31,7 +31,9 @@ def interrupt_until_complete(server, folder, whole, rng, number, compiled):
     while not (folder / "outcome.json").exists():
         before = max(tiny.durable_steps(folder), default=0)
         process = server.fork("tiny:train", folder=str(folder), compiled=compiled)
-        time.sleep(rng.uniform(0, 3.0 if asked < 6 else PATIENCE))
+        end = time.monotonic() + rng.uniform(0, 3.0 if asked < 6 else PATIENCE)
+        while not process.ended and time.monotonic() < end:
+            time.sleep(0.002)
         if not process.ended:
             process.kill(number)
             asked += 1
