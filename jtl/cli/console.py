@@ -9,7 +9,7 @@ from rich.table import Table
 
 from jtl.engine.freeze import stage_table
 from jtl.experiment.setup import Setup
-from jtl.training.events import Began, Cached, Evaluated, Event, Recovered, Stepped
+from jtl.training.events import Began, Cached, Evaluated, Event, Recovered, Stepped, Unsaved
 from jtl.training.together import is_first
 from jtl.tree import count
 
@@ -116,6 +116,8 @@ class Live:
         elif isinstance(event, Recovered):
             for note in event.notes:
                 self._console.print(f"damaged  {note}")
+        elif isinstance(event, Unsaved):
+            self._console.print(f"unsaved  {event.note}")
         elif isinstance(event, Cached) and (event.where or event.note not in self._refused):
             # A reason that holds for several phases is said once.
             self._refused.add(event.note)

@@ -259,6 +259,7 @@ def _loop(
         loss_scale=config.model.precision == "float16",
         stop=stop,
         save_every=train.checkpoint.every,
+        on_failure=train.checkpoint.on_failure,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -62,11 +62,14 @@ class CheckpointOptions:
             only these.
         keep_last: how many of the newest stay; two survive that the newest is damaged.
         keep_every: checkpoints at multiples of this many steps stay for good; None keeps none.
+        on_failure: whether a save that fails ends the run (`stop`), or is told and followed by the
+            next one (`continue`); the last must succeed.
     """
 
     every: Annotated[int, Gt(0)] | None = None
     keep_last: Annotated[int, Ge(1)] = 2
     keep_every: Annotated[int, Gt(0)] | None = None
+    on_failure: Literal["stop", "continue"] = "stop"
 
 
 _ASIDE = "damaged-"  # what names of damaged steps that were set aside begin with
@@ -161,6 +164,10 @@ class Checkpoints:
             newest = newest or found
         # Going on without the best so far is less of a loss than beginning again.
         return newest and dataclasses.replace(newest, best_step=None, best_value=None)
+
+    def has(self, step: int) -> bool:
+        """Whether a step is saved and whole."""
+        return self._verifies(step)
 
     def recover(self, variables: Mapping[str, Any] | None = None) -> list[str]:
         """Clears up after a start that was cut off: one line for all that was damaged.

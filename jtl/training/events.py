@@ -127,6 +127,19 @@ class Recovered:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Unsaved:
+    """A save has failed, and the run goes on without it.
+
+    Attributes:
+        step: of the save that follows.
+        note: what failed, and why.
+    """
+
+    step: int
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
     """The run is complete.
 
@@ -137,5 +150,5 @@ class Ended:
     summary: Mapping[str, Any]
 
 
-Event = Began | Taken | Stepped | Evaluated | Pictured | Cached | Recovered | Ended
+Event = Began | Taken | Stepped | Evaluated | Pictured | Cached | Recovered | Unsaved | Ended
 Listener = Callable[[Event], None]

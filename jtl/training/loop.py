@@ -4,17 +4,18 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jtl.data.pipeline import TrainOrder
 from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
-from jtl.errors import PreemptedError
+from jtl.errors import CheckpointError, PreemptedError
 from jtl.training.audit import check_frozen, frozen_digests, frozen_leaves
 from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
-from jtl.training.events import Began, Evaluated, Event, Listener, Taken
+from jtl.training.events import Began, Evaluated, Event, Listener, Taken, Unsaved
 from jtl.training.feed import Feed
+from jtl.training.frozen_store import Digests
 from jtl.training.pace import Pace, Watch
 from jtl.training.phases import Phase, evaluation_steps
 from jtl.training.preemption import Stop, never
@@ -60,6 +61,7 @@ class Loop:
         loss_scale: whether the loss is scaled, for float16.
         stop: says after which step the run is to save and end, and why.
         save_every: steps between two checkpoints beside those that follow evaluations, or None.
+        on_failure: whether a save that fails ends the run, or is told.
     """
 
     phases: Sequence[Phase]
@@ -77,6 +79,7 @@ class Loop:
     loss_scale: bool = False
     stop: Stop = never
     save_every: int | None = None
+    on_failure: Literal["stop", "continue"] = "stop"
 
     def run(self, variables: Any, seed: int) -> Outcome:
         """Trains from these variables, or from the newest checkpoint.
@@ -163,7 +166,7 @@ class Loop:
                     if reason or (step < stop and self._saves(step)):
                         pace.flush() if step == stop else pace.settle()
                         settle(step, due=step == stop)
-                        self.checkpoints.save(state, progress, shared)
+                        progress = self._save(state, progress, shared)
                     if reason:
                         self._end(step, reason)
                 pace.flush()
@@ -174,7 +177,7 @@ class Loop:
                 settle(stop, whole=ends)
                 if ends:
                     check_frozen(frozen, state.variables, phase)
-                self.checkpoints.save(state, progress, shared)
+                progress = self._save(state, progress, shared)
                 if reason := self.stop(stop):
                     self._end(stop, reason)
                 if progress.stopped:
@@ -184,6 +187,20 @@ class Loop:
 
     def _saves(self, step: int) -> bool:
         return self.save_every is not None and step % self.save_every == 0
+
+    def _save(self, state: TrainState, progress: Progress, shared: Digests) -> Progress:
+        """Saves, and says what to go on with where the save before it is lost."""
+        try:
+            self.checkpoints.wait()
+        except CheckpointError as error:
+            if self.on_failure == "stop":
+                raise
+            self._tell(Unsaved(step=progress.step, note=str(error)))
+            best = progress.best_step
+            if best not in (None, progress.step) and not self.checkpoints.has(best):
+                progress = dataclasses.replace(progress, best_step=None, best_value=None)
+        self.checkpoints.save(state, progress, shared)
+        return progress
 
     def _end(self, step: int, reason: str) -> None:
         self.checkpoints.wait()

@@ -27,6 +27,10 @@ class Store(Protocol):
         """Waits until what was given to `save` is durable."""
         ...
 
+    def has(self, step: int) -> bool:
+        """Whether a step is saved and whole."""
+        ...
+
     def recover(self, variables: Mapping[str, Any] | None = None) -> list[str]:
         """Clears up after a start that was cut off: a line for all that was damaged."""
         ...
@@ -83,6 +87,10 @@ class SharedCheckpoints:
     def wait(self) -> None:
         """Waits until what was given to `save` is durable."""
         on_first(lambda: self._mine.wait())
+
+    def has(self, step: int) -> bool:
+        """Whether a step is saved and whole."""
+        return on_first(lambda: self._mine.has(step))
 
     def recover(self, variables: Mapping[str, Any] | None = None) -> list[str]:
         """Clears up after a start that was cut off: a line for all that was damaged."""
