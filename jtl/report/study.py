@@ -1,5 +1,8 @@
 """The page of a search: its best trials, what the winner is worth, and the drawings of it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from markupsafe import Markup
 
 from jtl.config import to_yaml
@@ -48,10 +51,10 @@ def write_study_page(result: Result) -> None:
         to_png(figure, folder / f"{name}.png")
         shown.append(Picture(svg=to_svg(figure, name), caption=caption, label=caption))
     sections = [
-        Section(title="Best trials", body=_trials(result, [*result.best[:_SHOWN]])),
+        Section(title="Best trials", body=_best(result)),
         Section(title="What the winner is worth", body=_worth(result)),
         Section(title="Drawings", body=pictures(*shown)),
-        Section(title="All trials", body=folded("show", _trials(result, list(result.trials)))),
+        Section(title="All trials", body=folded("show", _every(result))),
         Section(title="Best config", body=folded("show", block(to_yaml(result.config)))),
     ]
     plan = result.plan
@@ -95,22 +98,45 @@ def _row(found: HeldOut | None) -> tuple[float | None, str]:
     return (None, "no test split") if found is None else (found.value, _interval(found.interval))
 
 
-def _trials(result: Result, trials: list[Trial]) -> Markup:
-    names = list(result.plan.space.parameters)
-    columns = ("trial", "status", result.plan.metric, "95 % interval", "seconds", *names)
+def _best(result: Result) -> Markup:
+    columns = ("trial", result.plan.metric, "95 % interval", *_names(result), "seconds")
     rows = [
-        (
-            str(own.number),
-            own.status,
-            own.value,
-            _interval(own.interval),
-            f"{own.seconds:.1f}",
-            *(figures.said(own.assignments[name]) if name in own.assignments else ""
-              for name in names),
-        )
-        for own in trials
+        (_name(own), own.value, _interval(own.interval), *_values(result, own), own.seconds)
+        for own in [*result.best[:_SHOWN], result.defaults]
+    ]
+    return table(columns, [_plain_seconds(row) for row in rows], sortable=True)
+
+
+def _every(result: Result) -> Markup:
+    columns = ("trial", "status", result.plan.metric, "95 % interval", *_names(result), "seconds")
+    rows = [
+        (_name(own), _status(own), own.value, _interval(own.interval), *_values(result, own),
+         own.seconds)
+        for own in result.trials
     ]  # fmt: skip
-    return table(columns, rows, sortable=True)
+    return table(columns, [_plain_seconds(row) for row in rows], sortable=True)
+
+
+def _name(trial: Trial) -> str:
+    return "defaults" if trial.number < 0 else str(trial.number)
+
+
+def _names(result: Result) -> list[str]:
+    return [name.removeprefix("train.") for name in result.plan.space.parameters]
+
+
+def _values(result: Result, trial: Trial) -> list[str]:
+    names = result.plan.space.parameters
+    return [figures.said(trial.assignments[name]) if name in trial.assignments else ""
+            for name in names]  # fmt: skip
+
+
+def _status(trial: Trial) -> str:
+    return trial.status if trial.reason is None else f"{trial.status}: {trial.reason}"
+
+
+def _plain_seconds(row: Sequence[Any]) -> tuple[Any, ...]:
+    return (*row[:-1], f"{row[-1]:.1f}")
 
 
 def _figure(value: float | None) -> str:
@@ -118,4 +144,5 @@ def _figure(value: float | None) -> str:
 
 
 def _interval(interval: tuple[float, ...] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+    # Not broken into lines.
+    return "" if interval is None else f"{interval[0]:.4f}\u00a0to\u00a0{interval[1]:.4f}"

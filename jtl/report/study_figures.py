@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jtl.report.figures import COLOURS, new_axes, shorten, style_axes
-from jtl.report.svg import INK
+from jtl.report.svg import INK, PAPER
 from jtl.study.search.importance import place_of
 from jtl.study.search.result import Result
 from jtl.study.search.space import Choice, LogUniform
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _SPREAD = 0.06  # of an axis, by which equal choices are drawn apart
 _TICKS = 4
-_ACROSS = 3
+_ACROSS = 2
+# Of the figures at an axis, which lines would cross out.
+_BEHIND = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
 
 
 def history(result: Result) -> "Figure":
@@ -59,18 +61,21 @@ def parallel(result: Result) -> "Figure":
                   color=COLOURS[0], alpha=0.1 + 0.85 * rank**3, linewidth=0.7 + rank)  # fmt: skip
     for place, name in enumerate(names):
         for height, text in _ticks(result, name):
-            axes.annotate(shorten(text, 12), (place, height), fontsize=7, color=INK,
-                          xytext=(3, 0), textcoords="offset points", va="center")  # fmt: skip
+            _mark(axes, place, height, shorten(text, 12))
     values = [own.value or 0.0 for own in trials]
     for height, end in ((0.0, min(values)), (1.0, max(values))):
-        axes.annotate(f"{end:.4f}", (len(names), height), fontsize=7, color=INK,
-                      xytext=(3, 0), textcoords="offset points", va="center")  # fmt: skip
+        _mark(axes, len(names), height, f"{end:.4f}")
     labels = [*(_last(name) for name in names), result.plan.metric]
     axes.set_xticks(range(len(columns)), labels, fontsize=8)
     axes.set_xlim(-0.1, len(columns) - 0.5)
     axes.set_yticks([])
     axes.grid(axis="x", visible=True)
     return figure
+
+
+def _mark(axes: "Axes", across: float, height: float, text: str) -> None:
+    axes.annotate(text, (across, height), fontsize=8, color=INK, bbox=_BEHIND,
+                  xytext=(4, 0), textcoords="offset points", va="center")  # fmt: skip
 
 
 def importance(weights: Mapping[str, float]) -> "Figure":
@@ -91,7 +96,7 @@ def slices(result: Result) -> "Figure":
     names, trials = list(result.plan.space.parameters), _complete(result)
     across = min(len(names), _ACROSS)
     down = math.ceil(len(names) / across)
-    figure = Figure(figsize=(2.6 * across + 0.6, 2.3 * down), layout="constrained")
+    figure = Figure(figsize=(2.6 * across + 0.4, 2.2 * down), layout="constrained")
     for place, name in enumerate(names):
         axes = figure.add_subplot(down, across, place + 1)
         style_axes(axes)

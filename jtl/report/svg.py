@@ -13,6 +13,7 @@ from markupsafe import Markup
 from jtl.training.files import write_bytes
 
 INK = "#010203"  # stands for the colour of the page's text
+PAPER = "#fdfefe"  # and this for that behind it
 _FONT = re.compile(r"font: [^;]*?([\d.]+)px [^;]*")  # size and family in one
 _NO_BACKGROUND = {"facecolor": "none", "edgecolor": "none"}
 
@@ -39,7 +40,7 @@ def to_svg(figure: Any, name: str) -> Markup:
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = svg.replace("<svg ", '<svg stroke-linejoin="round" aria-hidden="true" ', 1)
-    return Markup(svg.replace(INK, "currentColor"))
+    return Markup(svg.replace(INK, "currentColor").replace(PAPER, "var(--paper)"))
 
 
 def to_png(figure: Any, path: Path) -> None:

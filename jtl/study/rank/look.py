@@ -88,9 +88,10 @@ def look_at(
     program = _program(pretrained, reader.size)
     variables = jax.device_put(pretrained.variables)
     rows: list[dict[str, np.ndarray]] = []
-    start = time.monotonic()
+    start, first = time.monotonic(), 0.0
     for batch in eval_batches(reader, indices, _BATCH, options=data.read):
         rows.append(jax.device_get(program(variables, batch["image"])))
+        first = first or time.monotonic() - start
         needed = (time.monotonic() - start) * len(indices) / (len(rows) * _BATCH)
         if until is not None and start + needed > until:
             raise LateError(needed)
@@ -109,7 +110,10 @@ def look_at(
         probabilities=np.asarray(jax.nn.softmax(logits, axis=-1)) if has_head else None,
         parameters=count(pretrained.variables["params"]) - head,
         multiply_adds=None if flops is None else flops / 2 / _BATCH,
-        images_per_second=len(rows) * _BATCH / elapsed,
+        # Readers start with the first batch, which is no part of how fast the others are.
+        images_per_second=_BATCH / first
+        if len(rows) == 1
+        else _BATCH * (len(rows) - 1) / (elapsed - first),
         memory=None
         if memory is None
         else int(memory.argument_size_in_bytes + memory.temp_size_in_bytes),

@@ -13,6 +13,7 @@ def draw_ranking(ranking: Ranking, path: Path) -> None:
         path: of the PNG.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -28,6 +29,11 @@ def draw_ranking(ranking: Ranking, path: Path) -> None:
             fontsize=9,
         )
     axes.set_xscale("log")
+    speeds = [own.look.images_per_second for own in ranking.ranked]
+    few = max(speeds) < 10 * min(speeds)  # decades alone would leave an axis without figures
+    plain, none = FuncFormatter(lambda value, _: f"{value:,.4g}"), NullFormatter()
+    axes.xaxis.set_major_formatter(plain)
+    axes.xaxis.set_minor_formatter(plain if few else none)
     axes.margins(x=0.25)
     axes.set_xlabel("images a second, here")
     axes.set_ylabel("accuracy of a linear probe, cross-validated")

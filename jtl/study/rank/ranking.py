@@ -11,7 +11,7 @@ import numpy as np
 from jtl.data.folds import make_folds
 from jtl.data.options import DataOptions, load_source
 from jtl.data.sources.protocol import Source
-from jtl.errors import DataError
+from jtl.errors import ConfigError, DataError
 from jtl.experiment.assemble import splits_of
 from jtl.experiment.options import Config, ModelOptions
 from jtl.models.registry import model_spec
@@ -21,6 +21,7 @@ from jtl.study.rank.look import LateError, Look, look_at
 from jtl.training.options import PhaseOptions, TrainOptions
 
 _FOLDS = 5
+_LEAST = 2  # images of a class
 SCORES = ("probe", "knn", "logme", "h_score", "leep")
 
 
@@ -125,10 +126,13 @@ def rank(
         tell: hears of each candidate, and how many there are.
 
     Raises:
+        ConfigError: there is no time, or there are fewer images than classes need.
         DataError: the examples cannot be used.
         WeightsError: a name is not known, or there is nothing to rank.
     """
     began = time.monotonic()
+    if budget is not None and budget <= 0:
+        raise ConfigError(f"--budget {budget:g}: must be more than 0 minutes.")
     source = load_source(data) if source is None else source
     indices = _sample(source, data, images, seed)
     labels = source.labels[indices]
@@ -169,14 +173,31 @@ def _sample(source: Source, data: DataOptions, images: int, seed: int) -> np.nda
         raise DataError("these images have several labels each; ranking takes one label an image.")
     splits = splits_of(source, data, seed)
     pool = np.sort(np.concatenate([splits["train"], splits["val"]]))
-    if len(pool) <= images:
-        return pool
-    from sklearn.model_selection import train_test_split
+    return pool if len(pool) <= images else pool[_share(source.labels[pool], images, seed)]
 
-    kept, _ = train_test_split(
-        pool, train_size=images, random_state=seed, stratify=source.labels[pool]
-    )
-    return np.sort(kept)
+
+def _share(labels: np.ndarray, images: int, seed: int) -> np.ndarray:
+    """Places of so many examples, of each class its share and two at least, ascending."""
+    names, counts = np.unique(labels, return_counts=True)
+    least = np.minimum(counts, _LEAST)
+    if images < least.sum():
+        raise ConfigError(
+            f"--images {images}: {len(names)} classes need {least.sum()} at least, "
+            f"{_LEAST} of each to train a probe and to judge it."
+        )
+    wanted = images * counts / counts.sum()
+    whole = np.maximum(np.floor(wanted).astype(int), least)
+    while whole.sum() != images:
+        step = 1 if whole.sum() < images else -1
+        room = counts - whole if step > 0 else whole - least
+        # The class that is furthest from its share, of those that can move.
+        gap = np.where(room > 0, step * (wanted - whole), -np.inf)
+        whole[gap.argmax()] += step
+    rng = np.random.default_rng(seed)
+    own = [
+        rng.permutation(np.flatnonzero(labels == name))[:count] for name, count in zip(names, whole)
+    ]
+    return np.sort(np.concatenate(own))
 
 
 def _folds(labels: np.ndarray) -> int:

@@ -3,20 +3,23 @@
 import json
 import shutil
 
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
 
 import jtl
 from jtl.cli import main
 from jtl.data.options import DataOptions
 from jtl.data.sources.bundled import digits
 from jtl.data.splits import SplitOptions, make_splits
-from jtl.errors import WeightsError
+from jtl.errors import ConfigError, WeightsError
 from jtl.experiment.options import read_config
 from jtl.study.rank import rank
 from jtl.study.rank.candidates import find_candidates
 from jtl.study.rank.look import LateError, look_at
+from jtl.study.rank.ranking import _share
 from jtl.weights.fetch import find_source
 from jtl.weights.save import save_weights
 
@@ -108,7 +111,24 @@ def test_the_command_writes_what_trains_the_winner(folder, tmp_path, monkeypatch
     assert (tmp_path / "rank" / "rank.png").stat().st_size > 10_000
 
 
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=6), st.data())
+def test_of_each_class_as_many_are_looked_at_as_its_share(counts, data):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    least = np.minimum(counts, 2)
+    images = data.draw(st.integers(int(least.sum()), len(labels)))
+    places = _share(labels, images, 0)
+    assert len(np.unique(places)) == len(places) == images
+    found = np.bincount(labels[places], minlength=len(counts))
+    assert np.all(found >= least)
+    wanted = images * np.array(counts) / len(labels)
+    assert np.all((abs(found - wanted) < 2) | (found == least) | (least.sum() > wanted.sum() / 2))
+
+
 def test_mistakes_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="10 classes need 20"):
+        rank(DataOptions(source="digits"), images=19)
+    with pytest.raises(ConfigError, match="more than 0"):
+        rank(DataOptions(source="digits"), budget=0)
     with pytest.raises(WeightsError, match="no such folder"):
         rank(DataOptions(source="digits"), folder=tmp_path / "none")
     with pytest.raises(WeightsError, match="holds no known weights"):
