@@ -57,6 +57,14 @@ class StudyFolder:
                 "another folder with --workdir."
             )
 
+    def forget(self) -> None:
+        """Takes back what `begin` made, where nothing has come of it."""
+        for name in (_PLAN, ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / "trials", self.path):
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+
     @property
     def exists(self) -> bool:
         """Whether a study has begun here."""

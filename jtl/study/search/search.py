@@ -73,12 +73,24 @@ def search(
     check_plan(plan)
     default = Path("runs") / f"{plan.config.name}-{plan.method}"
     folder = StudyFolder(path=Path(workdir or default).absolute())
-    with folder.lock():
-        folder.begin(plan.identity, resume=resume)
+    method = _begun(plan, folder, resume=resume)
     with Process(folder.path / "log.txt") as process:
         nested = None if plan.nested is None else _nested(plan, folder, process, tell)
         carrier = Carrier(plan=plan, folder=folder, process=process)
-        return _Search(carrier, tell).run(nested)
+        return _Search(carrier, *method, tell).run(nested)
+
+
+def _begun(plan: Plan, folder: StudyFolder, *, resume: bool) -> tuple[Method, int]:
+    """The method and how many trials it is to have; a study that cannot be leaves no folder."""
+    with folder.lock():  # nor may two processes make one storage at a time
+        new = not folder.exists
+        folder.begin(plan.identity, resume=resume)
+        try:
+            return make_method(plan, folder.path)
+        except ConfigError:
+            if new:
+                folder.forget()
+            raise
 
 
 def _nested(plan: Plan, folder: StudyFolder, process: Process, tell: Tell) -> Spread:
@@ -92,24 +104,28 @@ def _nested(plan: Plan, folder: StudyFolder, process: Process, tell: Tell) -> Sp
             plan, config=outer_config(plan.config), nested=None, name=f"{name}-outer{index}"
         )
         inner = StudyFolder(path=folder.path / "outer" / str(index))
-        with inner.lock():
-            inner.begin(own.identity, resume=True)
+        method = _begun(own, inner, resume=True)
         outer = {"split": split, "count": plan.nested, "index": index}
         carrier = Carrier(plan=own, folder=inner, process=process, outer=outer)
-        found = _Search(carrier, tell, outer=index).run(None)
+        found = _Search(carrier, *method, tell, outer=index).run(None)
         assert found.held_out is not None
         values.append(found.held_out.value)
     return spread_of(values, 1 / (plan.nested - 1))
 
 
 class _Search:
-    def __init__(self, carrier: Carrier, tell: Tell, outer: int | None = None) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        method: Method,
+        count: int,
+        tell: Tell,
+        outer: int | None = None,
+    ) -> None:
         self._carrier, self._plan, self._folder = carrier, carrier.plan, carrier.folder
+        self._method, self._count = method, count
         self._tell, self._outer = tell, outer
         self._began = time.monotonic()
-        with self._folder.lock():  # two processes may not make one storage at a time
-            self._method: Method
-            self._method, self._count = make_method(self._plan, self._folder.path)
 
     def run(self, nested: Spread | None) -> Result:
         separately = self._carrier.refusal()
@@ -221,6 +237,11 @@ class _Search:
         defaults = self._folder.read(Trial(number=-1, assignments={}))
         ranked = self._plan.objective.best(trials)
         if not ranked:
+            if self._late and not trials:
+                raise ConfigError(
+                    f"--minutes {self._plan.minutes:g} were over before a trial was begun; give "
+                    "more of them, and --resume to go on after the defaults."
+                )
             raise ConfigError(_nothing(trials, self._folder.path))
         winner = self._plan.objective.best([defaults, ranked[0]])[0]
         if winner.number < 0 and winner.value == ranked[0].value:

@@ -227,6 +227,13 @@ def test_a_plan_that_cannot_be_is_told_before_a_folder_is_made(words, said, make
         ({"method": "optuna", "storage": "postgresql://u:secret@127.0.0.1:9/x"}, "cannot be used"),
         ({"method": "optuna", "storage": "mysql+nodriver://u@127.0.0.1/x"}, "cannot be used"),
         ({"method": "hyperopt", "sampler": "annea"}, "Did you mean 'anneal'"),
+        (
+            {
+                "method": "grid",
+                "space": "model.dropout_rate: {kind: uniform, low: 0, high: 0.5}",
+            },
+            "needs steps",
+        ),
     ],
 )
 def test_a_method_that_cannot_be_is_told(words, said, make_plan, tmp_path):
@@ -234,6 +241,7 @@ def test_a_method_that_cannot_be_is_told(words, said, make_plan, tmp_path):
         search(make_plan(**words), tmp_path / "study")
     assert len(str(caught.value).splitlines()) == 1
     assert "secret" not in str(caught.value)
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize("method", ["optuna", "hyperopt"])
