@@ -66,7 +66,8 @@ class Optuna:
         self._space, self._objective, self._seed, self._limit = space, objective, seed, limit
         self._optuna = _import()
         self._make_sampler = _sampler(self._optuna, sampler)
-        self._make_sampler(0)  # what it lacks is said before anything is made
+        self._sampler = sampler
+        self._try()
         self._home = f"{socket.gethostname()}:{folder}"
         self._folder = folder
         own_pruner = _pruner(self._optuna, pruner)
@@ -97,7 +98,7 @@ class Optuna:
             self._study.sampler = self._make_sampler(
                 int(np.random.SeedSequence(words).generate_state(1)[0])
             )
-            trial = self._study.ask()
+            trial = self._proposed(self._study)
             if sum(own.number < trial.number for own in self._stored()) >= self._limit:
                 # Another worker took the last one between our looking and our asking.
                 trial.set_user_attr(_LEFT_OVER, True)
@@ -106,6 +107,27 @@ class Optuna:
             trial.set_user_attr(_HOME, self._home)
             found.append(self._drawn(trial))
         return found
+
+    def _try(self) -> None:
+        """Has the sampler draw from the space, so that what it lacks is said at the start."""
+        study = self._optuna.create_study(sampler=self._make_sampler(0))
+        for _ in range(2):
+            trial = self._proposed(study)
+            self._drawn(trial)
+            study.tell(trial, 0.0)
+
+    def _proposed(self, study: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what a sampler cannot do as one would like
+                return study.ask()
+        except (ImportError, ValueError) as error:
+            raise self._unfit(error) from error
+
+    def _unfit(self, error: Exception) -> ConfigError:
+        lacks = "it needs a package more" if isinstance(error, ImportError) else "does not fit"
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return ConfigError(f"--sampler {self._sampler}: {lacks}: {first}; take another, as tpe.")
 
     def report(self, trial: Trial, known: Sequence[Trial]) -> bool:  # noqa: ARG002
         """Tells the storage; whether the pruner ends the trial."""
@@ -186,9 +208,12 @@ class Optuna:
 
     def _drawn(self, trial: Any) -> Trial:
         values: dict[str, Any] = {}
-        for name, parameter in self._space.parameters.items():
-            if self._space.in_use(name, values):
-                values[name] = _suggest(trial, name, parameter)
+        try:
+            for name, parameter in self._space.parameters.items():
+                if self._space.in_use(name, values):
+                    values[name] = _suggest(trial, name, parameter)
+        except (ImportError, ValueError) as error:
+            raise self._unfit(error) from error
         return Trial(number=trial.number, assignments=values)
 
 

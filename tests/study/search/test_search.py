@@ -224,6 +224,7 @@ def test_a_plan_that_cannot_be_is_told_before_a_folder_is_made(words, said, make
     [
         ({"method": "optuna", "sampler": "tpee"}, "Did you mean 'tpe'"),
         ({"method": "optuna", "sampler": "grid"}, "needs arguments"),
+        ({"method": "optuna", "sampler": "bruteforce"}, "does not fit: .*step must be given"),
         ({"method": "optuna", "storage": "postgresql://u:secret@127.0.0.1:9/x"}, "cannot be used"),
         ({"method": "optuna", "storage": "mysql+nodriver://u@127.0.0.1/x"}, "cannot be used"),
         ({"method": "hyperopt", "sampler": "annea"}, "Did you mean 'anneal'"),
@@ -251,6 +252,14 @@ def test_an_extra_that_is_missing_is_named(method, make_plan, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, method, None)
     with pytest.raises(ConfigError, match=rf"pip install 'jtl\[{method}\]'"):
         search(make_plan(method=method), tmp_path / "study")
+
+
+def test_a_package_that_a_sampler_needs_is_named(make_plan, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    with pytest.raises(ConfigError, match=r"--sampler cmaes: it needs a package more: .*cmaes"):
+        make_method(make_plan(method="optuna", sampler="cmaes"), tmp_path)
 
 
 def carrier(plan, process, folder):
