@@ -89,7 +89,7 @@ def reliability(outcomes: Outcomes, temperature: float = 1.0) -> "Figure":
     """How often predictions of a confidence are right; on the diagonal they say the truth.
 
     Args:
-        outcomes: of examples that have one class each.
+        outcomes: of the run.
         temperature: at which confidences are drawn as well, if it is not 1.
     """
     figure, axes = new_axes((5.0, 3.6))

@@ -68,23 +68,37 @@ class Outcomes:
     def reliability(self, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean confidence, accuracy and count of each bin of confidence that is not empty.
 
+        Of examples that may have several classes, the probability of each class is a confidence.
+
         Args:
-            temperature: at which confidence is taken, of examples that have one class each.
+            temperature: at which confidence is taken.
         """
-        confidence = self.confidence
-        if temperature != 1:
-            # The logits are known but for what softmax takes no notice of.
-            scaled = np.log(np.maximum(self.probabilities, 1e-30)) / temperature
-            parts = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-            confidence = 1 / parts.sum(axis=1)
+        confidence, right = self._scaled(temperature), self.right
+        if not self.single:
+            confidence, right = confidence.ravel(), self.truth.ravel()
+        else:
+            confidence = confidence.max(axis=1)
         place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
         counts = np.bincount(place, minlength=_BINS)
         kept = counts > 0
         means = [
             np.bincount(place, values, _BINS)[kept] / counts[kept]
-            for values in (confidence, self.right.astype(float))
+            for values in (confidence, right.astype(float))
         ]
         return means[0], means[1], counts[kept]
+
+    def _scaled(self, temperature: float) -> np.ndarray:
+        """The probabilities at a temperature; at 1 as they are."""
+        if temperature == 1:
+            return self.probabilities
+        own = np.clip(self.probabilities, 1e-30, 1 - 1e-12)
+        if not self.single:
+            odds = np.exp((np.log(own) - np.log1p(-own)) / temperature)
+            return odds / (1 + odds)
+        # The logits are known but for what softmax takes no notice of.
+        scaled = np.log(own) / temperature
+        parts = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return parts / parts.sum(axis=1, keepdims=True)
 
     def most_confident_mistakes(self, count: int) -> np.ndarray:
         """The rows that were wrong with the highest probability, int, worst first."""

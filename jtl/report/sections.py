@@ -1,7 +1,7 @@
 """What a report says of a run, a section each."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,8 +94,13 @@ def _calibration(best: Mapping[str, Any]) -> Markup:
     )
 
 
-def per_class(outcomes: Outcomes) -> Markup:
-    """Precision, recall and F1 of each class, which sorts by any of them."""
+def per_class(outcomes: Outcomes, thresholds: Sequence[float] | None = None) -> Markup:
+    """Precision, recall and F1 of each class, which sorts by any of them.
+
+    Args:
+        outcomes: of the run.
+        thresholds: from which on each class is predicted, where images may have several.
+    """
     truth, given, width = outcomes.truth, outcomes.given, len(outcomes.classes)
     hits = (truth & given).sum(0)
     precision = hits / np.maximum(given.sum(0), 1)
@@ -107,11 +112,13 @@ def per_class(outcomes: Outcomes) -> Markup:
         row += [float(recall[k]), float(f1[k])]
         if outcomes.single:
             row.append(_taken_for(outcomes, k))
+        if thresholds is not None:
+            row.append(float(thresholds[k]))
         rows.append(row)
     columns = ["class", "examples", "precision", "recall", "F1"]
-    return table(
-        [*columns, *(["mostly taken for"] if outcomes.single else [])], rows, sortable=True
-    )
+    columns += ["mostly taken for"] if outcomes.single else []
+    columns += ["threshold"] if thresholds is not None else []
+    return table(columns, rows, sortable=True)
 
 
 def _taken_for(outcomes: Outcomes, k: int) -> str:

@@ -17,6 +17,7 @@ from jtl.report.page import Picture, Section, paragraph, pictures, render_page
 from jtl.report.svg import to_png, to_svg
 from jtl.report.thumbnails import example_thumbs
 from jtl.training.files import write_text
+from jtl.training.measure.predictions import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def write_report(run: Run) -> Path:
     parts = [sections.metrics(run.summary), _learning(plots, history)]
     if outcomes is not None:
         parts += [
-            _classes(plots, outcomes, run.calibration.temperature),
+            _classes(plots, outcomes, run.calibration),
             _gallery(run, examples, outcomes, note),
         ]
     parts += [
@@ -117,17 +118,19 @@ def _throughput(plots: Plots, history: History) -> Picture | None:
     return plots.draw("throughput", drawn, "Training images a second.")
 
 
-def _classes(plots: Plots, outcomes: Outcomes, temperature: float) -> Section:
+def _classes(plots: Plots, outcomes: Outcomes, calibration: Calibration) -> Section:
     items = []
     split = outcomes.split
     if outcomes.single:
         text = f"Confusion on {split}: rows are true, columns predicted."
         items.append(plots.draw("confusion", figures.confusion(outcomes), text))
-        text = f"Reliability on {split}: on the diagonal, confidence says the truth."
-        items.append(plots.draw("reliability", figures.reliability(outcomes, temperature), text))
+    text = f"Reliability on {split}: on the diagonal, confidence says the truth."
+    items.append(
+        plots.draw("reliability", figures.reliability(outcomes, calibration.temperature), text)
+    )
     text = f"Precision and recall on {split}, all and the hardest classes (average precision)."
     items.append(plots.draw("precision_recall", figures.precision_recall(outcomes), text))
-    body = pictures(*items) + sections.per_class(outcomes)
+    body = pictures(*items) + sections.per_class(outcomes, calibration.thresholds)
     return Section(title="Classes", body=body)
 
 

@@ -207,4 +207,6 @@ def test_images_with_several_labels_from_the_table_to_the_report(tmp_path, capsy
     assert status == 0
     assert out.startswith("image,class,probability,predicted\n")
     assert said(capsys, "evaluate", run.workdir, "--per-class")[0] == 0
-    assert "hamming_loss" in run.report().read_text("utf-8")
+    page = run.report().read_text("utf-8")
+    for text in ("hamming_loss", "Reliability on test", ">threshold<", f"{found[0]:.4f}"):
+        assert text in page

@@ -152,3 +152,25 @@ def test_outcomes_count_as_scikit_learn_does():
     mistakes = own.most_confident_mistakes(5)
     assert not own.right[mistakes].any()
     assert (np.diff(own.confidence[mistakes]) <= 0).all()
+
+
+def test_confidence_in_each_of_several_classes_is_calibrated_at_its_own_temperature():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(300, 3)) * 2
+    truth = rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
+    own = Outcomes(
+        split="test",
+        examples=np.arange(300),
+        names=tuple(map(str, range(300))),
+        truth=truth,
+        given=truth,
+        probabilities=1 / (1 + np.exp(-logits * 3)),  # too sure by a factor of 3
+        classes=("a", "b", "c"),
+    )
+
+    def gap(temperature):
+        sure, right, counts = own.reliability(temperature)
+        assert counts.sum() == truth.size
+        return (np.abs(sure - right) * counts).sum() / counts.sum()
+
+    assert gap(3.0) < 0.05 < gap(1.0)
