@@ -55,7 +55,7 @@ def test_a_run_that_is_killed_passes_and_leaves_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASS     8 steps, " in done.stdout
-    assert "kill 1 while step" in done.stdout
+    assert "\n         kill 1 " in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["kept"]
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-PATIENCE = 120  # seconds that a process may take on a busy machine
+PATIENCE = 300  # seconds that a process may take on a busy machine
 
 
 def compile_preload(folder):

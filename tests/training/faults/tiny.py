@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,8 @@ def make_loop(checkpoints, listeners, place, workers=0, stop=None, poisoned=()):
     )
 
 
-def _faults(folder, *, hangs=None, dies=None):
-    """A listener that stays in C for ever, or dies, before a step of the start that is first."""
+def _faults(folder, *, hangs=None, waits=None, dies=None):
+    """A listener that at a step of the first start stays in C, waits to be told, or dies."""
 
     def listen(event):
         if not isinstance(event, Taken):
@@ -126,6 +127,10 @@ def _faults(folder, *, hangs=None, dies=None):
         if event.step == hangs and len(starts(folder)) == 1:
             (folder / "hangs").write_text("")
             ctypes.CDLL(None).fault_hang()
+        if event.step == waits and len(starts(folder)) == 1:
+            (folder / "waits").write_text("")
+            while not (folder / "go").exists():
+                time.sleep(0.002)
         if event.step == dies:
             os.kill(os.getpid(), signal.SIGKILL)
 
