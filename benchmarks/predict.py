@@ -37,14 +37,14 @@ from jtl.training.options import TrainOptions
 
 CLASSES = 100
 # Images in memory, images as files, images a step: none of them leaves a batch half empty.
-SIZES = {"resnet_mini": (4096, 2048, 256), "resnet18": (64, 64, 16)}
+SIZES = {"resnet_mini": (2048, 1024, 256), "resnet18": (32, 32, 16)}
 SMOKE = {"resnet_mini": (32, 16, 16)}
 
 
 def main() -> None:
     """Takes turns, prints the table and writes the JSON."""
     arguments = record.parser(__doc__).parse_args()
-    turns, rows = 1 if arguments.smoke else 5, []
+    turns, rows = 1 if arguments.smoke else 3, []
     print("network      images      predict/s  of an evaluation  of the step")
     for name, (arrays, files, batch) in (SMOKE if arguments.smoke else SIZES).items():
         run = _untrained(name, batch)

@@ -156,6 +156,7 @@ def _calibration(run: Run, form: str) -> str:
     ]
     if own.temperature != 1 and changes:
         said.append(f"Fitted on validation; it changes {', '.join(changes)}.")
+        said.append("The metrics above are without it.")
     if own.thresholds is not None:
         limits = (f"{name} {limit:.4f}" for name, limit in zip(run.classes, own.thresholds))
         said.append(f"A class is predicted from its threshold on: {', '.join(limits)}.")

@@ -55,7 +55,7 @@ def batches(images, label, order):
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**16), count=st.integers(2, 40))
 def test_metrics_on_any_devices_are_those_of_scikit_learn(placement, several, seed, count):
     rng = np.random.default_rng(seed)
