@@ -127,7 +127,7 @@ def _show(console: Any, result: "Result") -> None:
     for trial in [*best, result.defaults]:
         name = "defaults" if trial.number < 0 else str(trial.number)
         value = trial.status if trial.value is None else f"{trial.value:.4f}"
-        own = [_value(trial.assignments[key]) if key in trial.assignments else "" for key in names]
+        own = ["" if each is None else _value(each) for each in result.values(trial)]
         table.add_row(name, value, _interval(trial.interval), *own)
     console.print()
     console.print(table)

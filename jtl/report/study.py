@@ -126,9 +126,7 @@ def _names(result: Result) -> list[str]:
 
 
 def _values(result: Result, trial: Trial) -> list[str]:
-    names = result.plan.space.parameters
-    return [figures.said(trial.assignments[name]) if name in trial.assignments else ""
-            for name in names]  # fmt: skip
+    return ["" if own is None else figures.said(own) for own in result.values(trial)]
 
 
 def _status(trial: Trial) -> str:

@@ -67,6 +67,16 @@ class Result:
         """The complete trials, best first."""
         return self.plan.objective.best(self.trials)
 
+    def values(self, trial: Trial) -> list[Any]:
+        """What a trial sets each parameter of the space to; the defaults' own are the config's.
+
+        None stands for a parameter that is out of use.
+        """
+        names = self.plan.space.parameters
+        if trial.number >= 0:
+            return [trial.assignments.get(name) for name in names]
+        return [_of_config(self.plan.base, name) for name in names]
+
     @property
     def compared(self) -> int:
         """How many the winner is the best of: complete trials, and the defaults."""
@@ -76,6 +86,15 @@ class Result:
     def counts(self) -> dict[str, int]:
         """How many trials have each status."""
         return dict(Counter(own.status for own in self.trials))
+
+
+def _of_config(base: Any, name: str) -> Any:
+    node = base
+    for part in name.split("."):
+        if node is None:
+            break
+        node = node[int(part)] if isinstance(node, list | tuple) else node[part]
+    return node
 
 
 def write_result(result: Result) -> None:

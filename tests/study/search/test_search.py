@@ -63,6 +63,11 @@ def test_a_study_leaves_its_files(whole):
     assert {row["train.loss.label_smoothing"] for row in rows(whole.folder)} == {"0.0", "0.1"}
 
 
+def test_the_defaults_stand_beside_the_trials_with_their_own_values(whole):
+    assert whole.values(whole.defaults) == [1e-2, 0.0]
+    assert whole.values(whole.trials[3]) == list(whole.trials[3].assignments.values())
+
+
 def test_the_best_config_is_ready_to_train(whole):
     best = read_config(str(whole.folder / "best.yaml"))
     assert best == whole.config
