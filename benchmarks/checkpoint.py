@@ -65,7 +65,7 @@ class Subject:
 def main() -> None:
     """Takes turns, prints the table and writes the JSON."""
     arguments = record.parser(__doc__).parse_args()
-    size = Size(model="resnet50", batch=8, pixels=128, saves=15, blocks=8, steps=8)
+    size = Size(model="resnet50", batch=8, pixels=128, saves=9, blocks=6, steps=6)
     if jax.default_backend() != "cpu":
         size = dataclasses.replace(size, batch=128, pixels=224, steps=40)
     if arguments.smoke:

@@ -12,7 +12,7 @@ PROJECT = Path(__file__).parent.parent
 SCRIPTS = sorted(
     path.stem
     for path in (PROJECT / "benchmarks").glob("*.py")
-    if path.stem not in ("__init__", "planted", "record")
+    if path.stem not in ("__init__", "planted", "record", "savers")
 )
 
 

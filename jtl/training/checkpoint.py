@@ -155,7 +155,7 @@ class Checkpoints:
     def progress(self) -> Progress | None:
         """What the newest step that verifies knows; None where there is none."""
         newest = None
-        for step in reversed(self._steps()):
+        for step in reversed(self.steps()):
             if not self._verifies(step):
                 continue
             found = self._progress_at(step)
@@ -193,7 +193,7 @@ class Checkpoints:
                 if not (stands or path.name.startswith(_ASIDE)):
                     remove(path)
             lines = self._mend_stores(variables or {})
-            for step in self._steps():
+            for step in self.steps():
                 if found := self._flaws(step):
                     aside = self._set_aside(self._folder / str(step))
                     lines.append(f"step {step} is damaged ({found[0]}), set aside as {aside}")
@@ -205,7 +205,7 @@ class Checkpoints:
 
     def _mend_stores(self, variables: Mapping[str, Any]) -> list[str]:
         needed: dict[str, dict[str, str]] = {name: {} for name in self._stores.names()}
-        for step in self._steps():
+        for step in self.steps():
             if not damage(self._folder / str(step)) and (shared := self._shared(step)):
                 needed.setdefault(shared[0], {}).update(shared[1])
         lines = []
@@ -264,7 +264,7 @@ class Checkpoints:
         self._files.write(folder, tree, **records)
 
     def _delete(self) -> None:
-        steps = [step for step in self._steps() if self._verifies(step)]
+        steps = [step for step in self.steps() if self._verifies(step)]
         kept = set(steps[-self._keep.keep_last :])
         kept |= {self._progress_at(step).best_step or step for step in kept}
         for step in steps:
@@ -272,11 +272,11 @@ class Checkpoints:
                 self._keep.keep_every and not step % self._keep.keep_every
             ):
                 remove(self._folder / str(step))
-        needed = {shared[0] for step in self._steps() if (shared := self._shared(step))}
+        needed = {shared[0] for step in self.steps() if (shared := self._shared(step))}
         self._stores.delete_all_but(needed)
 
-    def _steps(self) -> list[int]:
-        """The steps whose saving came to its end, in order."""
+    def steps(self) -> list[int]:
+        """The steps whose saving came to its end, in order; be they damaged since or not."""
         if not self._folder.is_dir():
             return []
         names = [path.name for path in self._folder.iterdir() if has_manifest(path)]
