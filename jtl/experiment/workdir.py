@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from jtl.training.files import read_json, write_json, write_text
 from jtl.training.options import TrainOptions
 from jtl.training.owner import NAME as LOCK
 
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+:)/")  # of an address; a path has lost its second slash
 _LIBRARIES = ("jtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -43,6 +45,11 @@ def check_workdir(
         CheckpointError: the folder holds another run or something else.
         ConfigError: the run to resume was made from another config.
     """
+    if scheme := _SCHEME.match(str(workdir)):
+        raise CheckpointError(
+            f"the folder {workdir} is an address of {scheme[1]}, and runs stand in folders: mount "
+            "it (as gcsfuse or mountpoint-s3 do) and give that folder with --workdir."
+        )
     if (workdir / "config.yaml").exists():
         if not resume:
             raise CheckpointError(

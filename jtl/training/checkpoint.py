@@ -265,13 +265,9 @@ class Checkpoints:
 
     def _delete(self) -> None:
         steps = [step for step in self.steps() if self._verifies(step)]
-        kept = set(steps[-self._keep.keep_last :])
-        kept |= {self._progress_at(step).best_step or step for step in kept}
-        for step in steps:
-            if step not in kept and not (
-                self._keep.keep_every and not step % self._keep.keep_every
-            ):
-                remove(self._folder / str(step))
+        best = {step: self._progress_at(step).best_step for step in steps}
+        for step in set(steps) - kept_steps(best, self._keep):
+            remove(self._folder / str(step))
         needed = {shared[0] for step in self.steps() if (shared := self._shared(step))}
         self._stores.delete_all_but(needed)
 
@@ -402,6 +398,19 @@ class Checkpoints:
         return CheckpointError(
             f"the checkpoint {self._folder / str(step)} does not fit this run: {why}"
         )
+
+
+def kept_steps(best: Mapping[int, int | None], keep: CheckpointOptions) -> set[int]:
+    """Which steps stay.
+
+    Args:
+        best: of each whole step, in order, the best step so far when it was saved.
+        keep: what was asked for.
+    """
+    newest = list(best)[-keep.keep_last :]
+    bests = {step for own in newest if (step := best[own]) in best and step is not None}
+    milestones = {step for step in best if keep.keep_every and not step % keep.keep_every}
+    return {*newest, *bests, *milestones}
 
 
 def _first_line(error: Exception) -> str:

@@ -9,11 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jtl
 from jtl.errors import CheckpointError
 from jtl.training import checkpoint
-from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress, abstract
+from jtl.training.checkpoint import (
+    CheckpointOptions,
+    Checkpoints,
+    Progress,
+    abstract,
+    kept_steps,
+)
 from jtl.tree import differences
 from tests.training.runs import VARIABLES
 
@@ -160,6 +168,50 @@ def test_milestones_stay(tmp_path):
     assert steps_in(tmp_path) == [2, 4, 5]
 
 
+@st.composite
+def histories(draw):
+    """Of each whole step the best so far; now and then the best was damaged and is gone."""
+    steps = sorted(draw(st.sets(st.integers(1, 30), min_size=1)))
+    best = {step: draw(st.none() | st.integers(1, step)) for step in steps}
+    keep = CheckpointOptions(
+        keep_last=draw(st.integers(1, 4)), keep_every=draw(st.none() | st.integers(1, 5))
+    )
+    return best, keep
+
+
+@given(histories())
+def test_what_stays_holds_the_newest_and_their_best_and_nothing_without_a_reason(history):
+    best, keep = history
+    kept, newest = kept_steps(best, keep), list(best)[-keep.keep_last :]
+    assert max(best) in kept <= best.keys()
+    assert kept >= {*newest, *({best[step] for step in newest} & best.keys())}
+    for step in kept - {*newest}:
+        milestone = keep.keep_every and step % keep.keep_every == 0
+        assert milestone or step in {best[own] for own in newest}
+
+
+def test_a_step_that_is_the_only_good_one_stays_until_another_is_durable(tmp_path, monkeypatch):
+    save(tmp_path, (1, 1), (2, 2))
+    spoil_bit(max(files_of(tmp_path / "checkpoints" / "2"), key=lambda path: path.stat().st_size))
+    with Checkpoints(tmp_path, CheckpointOptions(keep_last=1)) as checkpoints:
+        assert checkpoints.progress().step == 1
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "write_manifest", full)
+            checkpoints.save(state_at(3), Progress(step=3, best_step=3))
+            with pytest.raises(CheckpointError):
+                checkpoints.wait()
+        assert checkpoints.progress().step == 1
+        checkpoints.save(state_at(4), Progress(step=4, best_step=4))
+        checkpoints.wait()
+        assert checkpoints.progress().step == 4
+    assert 1 not in steps_in(tmp_path)
+
+
+def full(*_):
+    """Stands for what the system says of a full disk."""
+    raise OSError(28, "No space left on device")
+
+
 def files_of(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -268,10 +320,6 @@ def test_the_order_is_by_step_whatever_the_clock_says(tmp_path):
 
 def test_a_save_that_fails_is_told_and_the_one_before_stands(tmp_path, monkeypatch):
     save(tmp_path, (1, 1))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(checkpoint, "write_manifest", full)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_at(2), Progress(step=2, best_step=2))
