@@ -12,6 +12,7 @@ their own.
 
 import contextlib
 import dataclasses
+import os
 import statistics
 import tempfile
 import time
@@ -80,7 +81,9 @@ def main() -> None:
     of = rows[0]["step_bytes"] / rows[1]["step_bytes"]
     rows[1]["full_step_bytes_of_step_bytes"] = of
     _print(size, rows)
-    print(record.write(arguments.results, "checkpoint", rows, **dataclasses.asdict(size)))
+    # Other work on the machine: what runs beside a measurement belongs to it.
+    extra = {**dataclasses.asdict(size), "load_average": os.getloadavg()[0]}
+    print(record.write(arguments.results, "checkpoint", rows, **extra))
 
 
 @contextlib.contextmanager
