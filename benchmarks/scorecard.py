@@ -23,19 +23,20 @@ SIDES = ("bare", "jtl")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """How often each fault is done: kills, flipped bits, races for a folder."""
+    """How often each fault is done: kills, flipped bits, races of at most `patience` seconds."""
 
     kills: int
     flips: int
     races: int
+    patience: float
 
 
 def main() -> None:
     """Does the faults to both sides, prints the table and writes the JSON."""
     arguments = record.parser(__doc__).parse_args()
-    size = Size(kills=10, flips=100, races=3)
+    size = Size(kills=10, flips=100, races=3, patience=60.0)
     if arguments.smoke:
-        size = Size(kills=1, flips=2, races=1)
+        size = Size(kills=1, flips=2, races=1, patience=20.0)
     rows = []
     with tempfile.TemporaryDirectory(prefix="jtl-scorecard-") as name:
         for fault, question in (
@@ -135,7 +136,7 @@ def _full(side: str, folder: Path, size: Size) -> dict[str, Any]:
 
 
 def _races(side: str, folder: Path, size: Size) -> dict[str, Any]:
-    claimed = lost = refused = 0
+    claimed = lost = refused = hung = 0
     for number in range(size.races):
         run, go = folder / str(number), folder / f"go{number}"
         both = [_start(side, "save", run, steps=6, writer=writer, go=go) for writer in (1, 2)]
@@ -143,7 +144,8 @@ def _races(side: str, folder: Path, size: Size) -> dict[str, Any]:
             assert process.stdout is not None
             process.stdout.readline()  # it is ready
         go.touch()
-        said = [process.communicate() for process in both]
+        said, late = _ends(both, size.patience)
+        hung += late
         refused += sum("is in use by process" in err for _, err in said)
         claims = [line for out, _ in said for line in _lines(out) if "saved" in line]
         found = _said(side, "read", run)[-1].get("digests", {})
@@ -151,13 +153,30 @@ def _races(side: str, folder: Path, size: Size) -> dict[str, Any]:
         lost += sum(not _right(found.get(str(c["saved"]), ""), c["seed"]) for c in claims)
     text = f"{lost} of {claimed} steps that were said to be saved are lost"
     text += f"; the second was refused {refused} times of {size.races}" if refused else ""
+    text += f"; {hung} processes waited for good" if hung else ""
     return {
         "count": size.races,
         "claimed": claimed,
         "lost": lost,
         "refused": refused,
+        "hung": hung,
         "outcome": text,
     }
+
+
+def _ends(
+    processes: list[subprocess.Popen[str]], patience: float
+) -> tuple[list[tuple[str, str]], int]:
+    """What processes said, and how many had to be killed because they did not end."""
+    until, said, late = time.monotonic() + patience, [], 0
+    for process in processes:
+        try:
+            said.append(process.communicate(timeout=max(until - time.monotonic(), 0.1)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said.append(process.communicate())
+            late += 1
+    return said, late
 
 
 def _nan(side: str, folder: Path, size: Size) -> dict[str, Any]:
