@@ -36,8 +36,9 @@ def start(devices, *words):
 
 def finish(process):
     out, error = process.communicate(timeout=PATIENCE)
-    # What the collectives' library prints is not ours.
-    ours = [line for line in out.splitlines() if "[Gloo]" not in line]
+    # What the collectives' library prints, from several threads into one line, is not ours.
+    foreign = ("[Gloo]", "peer ranks")
+    ours = [line for line in out.splitlines() if not any(word in line for word in foreign)]
     return process.returncode, "\n".join(ours), error
 
 
