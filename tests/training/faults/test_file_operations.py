@@ -86,7 +86,8 @@ def test_a_fault_at_some_file_operations_of_a_save_costs_that_save_at_most(
     folder, count = seed
     places = range(1 + count % every, count + 1, every)
     struck = [strike(server, folder, tmp_path / str(n), n, *FAULTS[fault]) for n in places]
-    assert struck[0] != 0
+    # Some operations may fail and cost nothing, such as clearing up; which are struck varies.
+    assert any(struck)
 
 
 @pytest.mark.soak
