@@ -15,9 +15,16 @@ SCRIPTS = sorted(
     if path.stem not in ("__init__", "planted", "record", "savers")
 )
 
+# What starts many processes or trains many runs even in its smallest size.
+LONG = ("scorecard", "digits_fewshot", "tune_digits", "cache_gain")
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS)
+
+def cases():
+    long, slow = pytest.mark.soak, pytest.mark.slow
+    return [pytest.param(name, marks=long if name in LONG else slow) for name in SCRIPTS]
+
+
+@pytest.mark.parametrize("script", cases())
 def test_a_benchmark_writes_what_it_measured_and_where(script, tmp_path):
     finished = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{script}", "--smoke", "--results", str(tmp_path)],

@@ -18,6 +18,8 @@ from tests.models.keras_rounding import apply_with_keras_rounding
 # The bounds of relative L2 distance that the project promises.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 QUICK = ("torchvision-resnet18", "keras-ResNet50")
+# More of the blocks that their shallower siblings have.
+DEEP = ("ResNet101", "ResNet152", "resnet101", "resnet152", "VGG19", "vgg13", "vgg19")
 
 # Where the peer's outputs are found in our networks, by the module that gives them.
 KERAS_STAGES = {
@@ -43,8 +45,13 @@ PLACES = {**KERAS_STAGES, **TORCH_STAGES}
 
 
 def cases(names: list[str]) -> list[Any]:
-    slow = pytest.mark.slow
-    return [pytest.param(name, marks=() if name in QUICK else slow) for name in names]
+    return [pytest.param(name, marks=_marks(name)) for name in names]
+
+
+def _marks(name: str) -> Any:
+    if any(own in name.partition("_bn")[0] for own in DEEP):
+        return pytest.mark.soak
+    return () if name in QUICK else pytest.mark.slow
 
 
 def rounds_in_float32(name: str) -> bool:

@@ -74,10 +74,10 @@ def strike(server, seed, folder, nth, how, error):
 @pytest.mark.parametrize(
     ("fault", "every"),
     [
-        ("killed before it", 24),
-        ("killed after half of it", 24),
-        ("disk full from there on", 32),
-        ("input or output error, once", 32),
+        ("killed before it", 48),
+        ("killed after half of it", 48),
+        ("disk full from there on", 48),
+        ("input or output error, once", 48),
     ],
 )
 def test_a_fault_at_some_file_operations_of_a_save_costs_that_save_at_most(
