@@ -43,9 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     from cyclopts import CycloptsError
 
     tokens = sys.argv[1:] if arguments is None else arguments
-    # What the checkpoint library warns of on its way is no concern of who trains; where it fails,
-    # its error is ours to tell.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # What the libraries of checkpoints and of object storage warn of on their way is no concern of
+    # who trains; where they fail, their errors are ours to tell.
+    for library in ("absl", "gcsfs", "s3fs"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         _application()(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:

@@ -9,7 +9,16 @@ from rich.table import Table
 
 from jtl.engine.freeze import stage_table
 from jtl.experiment.setup import Setup
-from jtl.training.events import Began, Cached, Evaluated, Event, Recovered, Stepped, Unsaved
+from jtl.training.events import (
+    Began,
+    Cached,
+    Evaluated,
+    Event,
+    Recovered,
+    Stepped,
+    Unsaved,
+    Waiting,
+)
 from jtl.training.together import is_first
 from jtl.tree import count
 
@@ -31,7 +40,7 @@ def make_console() -> Console:
 def announce(console: Console, setup: Setup) -> None:
     """Prints what was loaded, what it is trained on, and what each phase freezes."""
     pretrained, examples, config = setup.pretrained, setup.examples, setup.config
-    console.print(f"run      {config.name}, seed {config.seed}, in {setup.workdir}")
+    console.print(f"run      {config.name}, seed {config.seed}, in {setup.kept}")
     console.print(f"model    {pretrained.ledger.summary()}")
     sizes = ", ".join(f"{len(own)} {name}" for name, own in examples.splits.items() if len(own))
     classes = len(examples.source.classes)
@@ -116,6 +125,8 @@ class Live:
         elif isinstance(event, Recovered):
             for note in event.notes:
                 self._console.print(f"damaged  {note}")
+        elif isinstance(event, Waiting):
+            self._console.print(f"waiting  {event.note}")
         elif isinstance(event, Unsaved):
             self._console.print(f"unsaved  {event.note}")
         elif isinstance(event, Cached) and (event.where or event.note not in self._refused):

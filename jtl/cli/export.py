@@ -5,7 +5,7 @@ from typing import Literal
 
 
 def export(
-    workdir: Path,
+    workdir: str,
     *,
     format: Literal[
         "stablehlo", "safetensors", "torchvision", "timm", "onnx", "tf"
@@ -17,7 +17,7 @@ def export(
     Example: `jtl export runs/digits --format stablehlo --output digits.stablehlo`.
 
     Args:
-        workdir: the run's folder.
+        workdir: the run's folder or address.
         format: stablehlo (plain jax runs it on CPU, CUDA and TPU), onnx and tf (a SavedModel of
             TensorFlow) take uint8 images and give probabilities; safetensors is jtl's own layout
             of weights, torchvision and timm those of these libraries.
@@ -27,5 +27,8 @@ def export(
     from jtl.experiment import load_run
     from jtl.export.run import default_output, export_run
 
-    for path in export_run(load_run(workdir), format, output or default_output(workdir, format)):
+    run = load_run(workdir)
+    paths = export_run(run, format, output or default_output(run.workdir, format))
+    run.store(paths)
+    for path in paths:
         print(path)

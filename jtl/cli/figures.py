@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -39,9 +38,9 @@ def headline_table(columns: Mapping[str, Mapping[str, Any]], split: str) -> Tabl
     return table
 
 
-def comparison_table(found: Comparison, first: Path, second: Path) -> Table:
+def comparison_table(found: Comparison, first: str, second: str) -> Table:
     """Each metric of two runs, their difference, and its 95 % interval."""
-    table = _table("metric", str(first), str(second), "difference", "95 % interval")
+    table = _table("metric", first, second, "difference", "95 % interval")
     for name, gap in found.difference.items():
         values = (f"{own[name]:.4f}" for own in (found.first, found.second))
         table.add_row(name, *values, f"{gap:+.4f}", _range(found.intervals.get(name), "+"))

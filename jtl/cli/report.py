@@ -7,8 +7,8 @@ from cyclopts import Parameter
 
 
 def report(
-    workdir: Path,
-    others: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    workdir: str,
+    others: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     /,
     *,
     output: Path | None = None,
@@ -20,7 +20,7 @@ def report(
     Example: `jtl report runs/digits`, or `jtl report runs/a runs/b --output both.html`.
 
     Args:
-        workdir: the run's folder; `report.html` and `plots/` in it are written anew.
+        workdir: the run's folder or address; `report.html` and `plots/` in it are written anew.
         others: further runs, to compare with the first.
         output: the page that compares; `comparison.html` by default.
         live: follow a run that is still training, until it ends; its page reads itself again.
@@ -30,6 +30,7 @@ def report(
         ConfigError: options that exclude each other.
     """
     from jtl.errors import ConfigError
+    from jtl.training.storage import is_address
 
     if others and live:
         raise ConfigError("--live follows one run; name one folder.")
@@ -45,7 +46,9 @@ def report(
         print(compare_runs((workdir, *others), output or Path("comparison.html")))
         return
     if live:
-        _follow(workdir, every)
+        if is_address(workdir):
+            raise ConfigError(f"--live follows a run in a folder, and {workdir} is an address.")
+        _follow(Path(workdir), every)
     from jtl.report.run import load_run
 
     print(load_run(workdir).report())

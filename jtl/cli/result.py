@@ -10,13 +10,13 @@ from jtl.cli.figures import headline_table
 
 
 def show_result(
-    console: Console, workdir: Path, summary: Mapping[str, Any], report: Path | None = None
+    console: Console, workdir: str | Path, summary: Mapping[str, Any], report: Path | None = None
 ) -> None:
     """Prints the headline figures of a finished run, where the rest lies, and what to do next.
 
     Args:
         console: to print to.
-        workdir: the run's folder.
+        workdir: the run's folder or address.
         summary: what its `summary.json` holds.
         report: its page, if it was written.
     """

@@ -9,8 +9,8 @@ from cyclopts.validators import Number
 
 
 def evaluate(
-    workdir: Path,
-    other: Path | None = None,
+    workdir: str,
+    other: str | None = None,
     *,
     split: str = "test",
     checkpoint: Literal["best", "last"] = "best",
@@ -25,8 +25,8 @@ def evaluate(
     Example: `jtl evaluate runs/digits --split val`, `jtl evaluate runs/one runs/two`.
 
     Args:
-        workdir: the run's folder.
-        other: the folder of a second run, on the same data and splits.
+        workdir: the run's folder or address.
+        other: the folder or address of a second run, on the same data and splits.
         split: `train`, `val` or `test`.
         checkpoint: the best parameters by the monitored metric, or the last.
         tta: average the probabilities of each image and its mirror image (`flip`), of its corners
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def predict(
-    workdir: Path,
+    workdir: str,
     images: Annotated[list[str], Parameter(negative="")],
     *,
     top: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
@@ -72,7 +72,7 @@ def predict(
     Example: `jtl predict runs/digits three.png scans/ "photos/**/*.jpg" --top 3 --format json`.
 
     Args:
-        workdir: the run's folder.
+        workdir: the run's folder or address.
         images: image files, folders or globs.
         top: how many classes to name for each image.
         format: a table, JSON (a list) or CSV.

@@ -17,7 +17,7 @@ def train(
     config: str,
     *,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
-    workdir: Path | None = None,
+    workdir: str | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     allow: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     find_rate: Annotated[bool, Parameter(negative="")] = False,
@@ -37,7 +37,8 @@ def train(
     Args:
         config: the name of a bundled recipe, or a YAML file.
         set_: one option by its dotted key, such as `data.batch_size=32`; may be repeated.
-        workdir: the run's folder; `runs/NAME` by default.
+        workdir: the run's folder, `runs/NAME` by default; or an address of object storage, such as
+            `gs://bucket/runs/mine` or `s3://bucket/runs/mine`.
         resume: go on with the run in that folder; safe to say again and again.
         allow: the dotted key of an option that may have changed since; may be repeated.
         find_rate: try the first phase at rising rates, suggest one, and train nothing; no folder
@@ -83,7 +84,7 @@ def _search(options: "Config") -> None:
 
 
 def _train(
-    options: "Config", workdir: Path | None, resume: bool, allow: tuple[str, ...], report: bool
+    options: "Config", workdir: str | None, resume: bool, allow: tuple[str, ...], report: bool
 ) -> None:
     from jtl.cli.console import Live, announce, make_console
     from jtl.cli.result import show_result
@@ -101,7 +102,7 @@ def _train(
             listeners=(live,),
         )
     page = _report(console, run) if report and is_first() else None
-    show_result(console, run.workdir, run.summary, page)
+    show_result(console, run.kept, run.summary, page)
 
 
 def _report(console: "Console", run: "Run") -> Path | None:

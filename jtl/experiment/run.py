@@ -1,7 +1,7 @@
 """A finished run, read back from its folder: its network, its metrics, its predictions."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,8 @@ from jtl.training.files import read_json, write_json
 from jtl.training.measure.calibrate import untempered
 from jtl.training.measure.predictions import RAW, Calibration, Predictions, read_predictions
 from jtl.training.measure.tally import Tally
+from jtl.training.mirror import fetch_copy, send, spoken_of
+from jtl.training.storage import ObjectStorage, is_address
 from jtl.weights.preprocess import Preprocess
 
 Which = Literal["best", "last"]
@@ -43,7 +45,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        workdir: its folder.
+        workdir: its folder; of one at an address, what was fetched of it.
         config: what it is a function of.
         summary: what `summary.json` holds.
         model: the Linen module.
@@ -53,6 +55,7 @@ class Run:
         calibration: the temperature and thresholds that these variables were given on validation.
         checkpoint: which variables these are.
         source: the examples, where they were given in memory.
+        address: on object storage, where the run is kept there.
     """
 
     workdir: Path
@@ -65,11 +68,26 @@ class Run:
     calibration: Calibration = RAW
     checkpoint: Which = "best"
     source: Source | None = None
+    address: str | None = None
+
+    @property
+    def kept(self) -> str:
+        """Where the run is: its address, or its folder."""
+        return self.address or str(self.workdir)
+
+    def store(self, paths: Iterable[Path]) -> None:
+        """Stores files that were made in the folder of a run at its address, if it has one.
+
+        Raises:
+            CheckpointError: one cannot be stored.
+        """
+        if self.address is not None:
+            send(self.address, self.workdir, paths)
 
     @property
     def record(self) -> dict[str, Any]:
         """What the summary holds of these variables: step, metrics, intervals, calibration."""
-        return self.summary["best" if self.checkpoint == "best" else "final"]
+        return _chosen(self.summary, self.checkpoint)
 
     def evaluate(self, split: str = "test", tta: ViewsName | None = None) -> dict[str, float]:
         """The metrics of one split: every example once, with the run's thresholds.
@@ -254,26 +272,36 @@ def check_classes(source: Source, classes: tuple[str, ...]) -> None:
 
 
 def load_run(workdir: str | Path, checkpoint: Which = "best") -> Run:
-    """Reads a finished run from its folder.
+    """Reads a finished run from its folder, or from its address on object storage.
 
     Args:
-        workdir: the folder that `jtl train` printed.
+        workdir: what `jtl train` printed; what stands at an address is fetched into the cache.
         checkpoint: `best` by the monitored validation metric, or `last`.
 
     Raises:
         CheckpointError: the folder is no run, has not ended, or a file in it is damaged.
     """
-    folder = Path(workdir)
+    if checkpoint not in ("best", "last"):
+        raise CheckpointError(f"checkpoint={checkpoint!r} is neither 'best' nor 'last'.")
+    if not is_address(workdir):
+        return _load_run(Path(workdir), checkpoint)
+    address = ObjectStorage(workdir).address
+    folder = fetch_copy(address)
+    with spoken_of(folder, address):
+        stored_config(folder)
+        fetch_copy(address, _chosen(read_summary(folder), checkpoint)["step"])
+        return dataclasses.replace(_load_run(folder, checkpoint), address=address)
+
+
+def _load_run(folder: Path, checkpoint: Which) -> Run:
     config, summary = stored_config(folder), read_summary(folder)
     record = read_json(folder / "model.json")
     dtype = None if config.model.precision == "float32" else jnp.dtype(config.model.precision)
     model = model_spec(config.model.name).family(**_tuples(record["fields"]), dtype=dtype)
-    if checkpoint not in ("best", "last"):
-        raise CheckpointError(f"checkpoint={checkpoint!r} is neither 'best' nor 'last'.")
-    step = summary["best" if checkpoint == "best" else "final"]["step"]
+    chosen = _chosen(summary, checkpoint)
     preprocess = Preprocess.from_dict(record["preprocess"])
     with Checkpoints(folder) as checkpoints:
-        variables = checkpoints.variables(step, _shapes(model, preprocess.input_size))
+        variables = checkpoints.variables(chosen["step"], _shapes(model, preprocess.input_size))
     return Run(
         workdir=folder,
         config=config,
@@ -282,9 +310,14 @@ def load_run(workdir: str | Path, checkpoint: Which = "best") -> Run:
         variables=variables,
         preprocess=preprocess,
         classes=tuple(record["classes"]),
-        calibration=calibration_of(summary["best" if checkpoint == "best" else "final"]),
+        calibration=calibration_of(chosen),
         checkpoint=checkpoint,
     )
+
+
+def _chosen(summary: dict[str, Any], checkpoint: Which) -> dict[str, Any]:
+    found: dict[str, Any] = summary["best" if checkpoint == "best" else "final"]
+    return found
 
 
 _NOT_STORED = ("parent", "name", "dtype", "param_dtype")

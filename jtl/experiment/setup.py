@@ -21,6 +21,7 @@ from jtl.experiment.assemble import (
 from jtl.experiment.options import Config
 from jtl.training.evaluate import Evaluation
 from jtl.training.feed import Streamed
+from jtl.training.mirror import Mirror
 from jtl.training.phases import Phase
 from jtl.weights.load import Pretrained
 
@@ -36,6 +37,7 @@ class Setup:
         pretrained: the network with the weights it starts from.
         phases: with their freeze specs.
         place: where steps run.
+        mirror: keeps the folder at an address, if the run has one.
     """
 
     workdir: Path
@@ -44,15 +46,27 @@ class Setup:
     pretrained: Pretrained
     phases: tuple[Phase, ...]
     place: Placement
+    mirror: Mirror | None = None
+
+    @property
+    def kept(self) -> str:
+        """Where the run is kept: its address, or its folder."""
+        return str(self.workdir) if self.mirror is None else self.mirror.address
 
 
-def set_up(config: Config, workdir: Path, source: Source | None = None) -> Setup:
+def set_up(
+    config: Config,
+    workdir: Path,
+    source: Source | None = None,
+    mirror: Mirror | None = None,
+) -> Setup:
     """Everything that a run of this config takes; nothing is written.
 
     Args:
         config: what the run is a function of.
         workdir: the folder it is to have.
         source: the examples, in place of those that the config names.
+        mirror: what keeps the folder at an address.
 
     Raises:
         ConfigError: the config cannot be carried out here.
@@ -75,6 +89,7 @@ def set_up(config: Config, workdir: Path, source: Source | None = None) -> Setup
         phase.step.modes(phase.labels).check_globs(pretrained.variables["batch_stats"])
     return Setup(
         workdir=workdir,
+        mirror=mirror,
         config=config,
         examples=examples,
         pretrained=pretrained,

@@ -19,12 +19,13 @@ from jtl.experiment.feed import make_cached_feed
 from jtl.experiment.glimpses import first_examples, last_pictures
 from jtl.experiment.memory import memory_named
 from jtl.experiment.options import Config, ModelOptions
+from jtl.experiment.place import placed
 from jtl.experiment.run import Run, write_model
 from jtl.experiment.setup import Setup, set_up
 from jtl.experiment.workdir import check_data, check_workdir, data_record, make_workdir
 from jtl.training.audit import audit_frozen
 from jtl.training.checkpoint import Progress
-from jtl.training.events import Ended, Event, Listener, Pictured, Recovered
+from jtl.training.events import Ended, Event, Listener, Pictured, Recovered, Waiting
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
 from jtl.training.loop import Loop, Outcome
@@ -53,7 +54,7 @@ def train(
 
     Args:
         config: what the run is a function of.
-        workdir: its folder, `runs/NAME` by default.
+        workdir: its folder, `runs/NAME` by default; or an address such as `gs://bucket/run`.
         resume: whether to go on where the folder's run stopped; a folder that does not exist
             yet is begun.
         allow: dotted keys of options that may have changed since the run began.
@@ -69,16 +70,21 @@ def train(
         CheckpointError: the folder holds another run, or cannot be written.
     """
     check_trackers(config.train.log_to)
-    folder = Path(workdir) if workdir is not None else Path("runs") / config.name
-    on_first(lambda: check_workdir(folder, config, resume=resume, allow=allow))
-    keep_compiled_programs()
-    with memory_named(config), Preemption(config.train.max_seconds) as stop:
-        setup = set_up(config, folder, source)
-        with owned(folder) if is_first() else nullcontext():
-            on_first(lambda: _begin(setup, resume=resume, allow=allow))
-            if announce is not None and is_first():
-                announce(setup)
-            summary, best = _carry_out(setup, listeners, splits, stop)
+    listening = listeners if is_first() else ()
+    with placed(
+        workdir or Path("runs") / config.name,
+        resume=resume,
+        tell=lambda note: _tell(listening, Waiting(note=note)),
+    ) as (folder, mirror):
+        on_first(lambda: check_workdir(folder, config, resume=resume, allow=allow))
+        keep_compiled_programs()
+        with memory_named(config), Preemption(config.train.max_seconds) as stop:
+            setup = set_up(config, folder, source, mirror)
+            with owned(folder) if is_first() else nullcontext():
+                on_first(lambda: _begin(setup, resume=resume, allow=allow))
+                if announce is not None and is_first():
+                    announce(setup)
+                summary, best = _carry_out(setup, listening, splits, stop)
     return Run(
         workdir=folder,
         config=config,
@@ -89,6 +95,7 @@ def train(
         classes=setup.examples.source.classes,
         calibration=calibration_of(summary["best"]),
         source=source,
+        address=None if mirror is None else mirror.address,
     )
 
 
@@ -110,11 +117,12 @@ def _carry_out(
     config, pretrained = setup.config, setup.pretrained
     evaluator = make_evaluator(config, pretrained.model, pretrained.preprocess, setup.place)
     about = {"config": digest(config), "weights": pretrained.ledger.path}
-    with open_checkpoints(setup.workdir, config.train.checkpoint, about) as checkpoints:
+    keep = config.train.checkpoint
+    with open_checkpoints(setup.workdir, keep, about, setup.mirror) as checkpoints:
         notes = checkpoints.recover(pretrained.variables)
         start = checkpoints.progress() or Progress()
         with _records(setup, start.step) as records:
-            heard = (*records, *(listeners if is_first() else ()))
+            heard = (*records, *listeners)
             if notes:
                 _tell(heard, Recovered(notes=tuple(notes)))
             if heard and not start.step:
@@ -197,7 +205,7 @@ def finetune(
         rate: the peak learning rate.
         batch_size: examples a step, over all devices.
         seed: of everything random.
-        workdir: the run's folder, `runs/MODEL` by default.
+        workdir: the run's folder or address, `runs/MODEL` by default.
         listeners: hear of steps, evaluations and the end.
 
     Raises:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,10 +22,12 @@ from jtl.data.splits import Splits
 from jtl.errors import CheckpointError, ConfigError, DataError
 from jtl.experiment.options import Config
 from jtl.training.files import read_json, write_json, write_text
+from jtl.training.lease import is_claim
 from jtl.training.options import TrainOptions
 from jtl.training.owner import NAME as LOCK
+from jtl.training.storage import is_address
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+:)/")  # of an address; a path has lost its second slash
+_FIRST = "config.yaml"  # what makes a folder a run
 _LIBRARIES = ("jtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -45,31 +46,46 @@ def check_workdir(
         CheckpointError: the folder holds another run or something else.
         ConfigError: the run to resume was made from another config.
     """
-    if scheme := _SCHEME.match(str(workdir)):
+    if is_address(workdir):
         raise CheckpointError(
-            f"the folder {workdir} is an address of {scheme[1]}, and runs stand in folders: mount "
-            "it (as gcsfuse or mountpoint-s3 do) and give that folder with --workdir."
+            f"the folder {workdir} is an address of object storage, which only jtl train can train "
+            "at: give a folder, or mount it (as gcsfuse or mountpoint-s3 do)."
         )
-    if (workdir / "config.yaml").exists():
+    if workdir.exists() and not workdir.is_dir():
+        raise CheckpointError(f"{workdir} is no folder: choose another one with --workdir.")
+    names = [path.name for path in workdir.iterdir()] if workdir.exists() else []
+    check_names(str(workdir), names, resume=resume)
+    if _FIRST in names:
+        _check_same(workdir, config, allow)
+
+
+def check_names(place: str, names: Sequence[str], *, resume: bool) -> None:
+    """Whether a run may begin, or go on, where these files and folders are.
+
+    Args:
+        place: where that is.
+        names: of what stands there.
+        resume: whether to go on with the run that is there.
+
+    Raises:
+        CheckpointError: it may not.
+    """
+    if _FIRST in names:
         if not resume:
             raise CheckpointError(
-                f"{workdir} already holds a run: add --resume to go on with it, or choose another "
+                f"{place} already holds a run: add --resume to go on with it, or choose another "
                 "folder with --workdir."
             )
-        _check_same(workdir, config, allow)
-    elif workdir.exists() and (not workdir.is_dir() or _holds_something(workdir)):
+    elif not all(map(_left_by_beginning, names)):
         raise CheckpointError(
-            f"{workdir} is no run (it has no config.yaml) and is not empty: choose another folder "
+            f"{place} is no run (it has no config.yaml) and is not empty: choose another folder "
             "with --workdir."
         )
 
 
-def _holds_something(workdir: Path) -> bool:
-    """Whether a folder holds more than a run leaves that was killed while it made the folder."""
-    names = (path.name for path in workdir.iterdir())
-    return any(
-        name not in (LOCK, "environment.json") and not name.endswith(".tmp") for name in names
-    )
+def _left_by_beginning(name: str) -> bool:
+    """Whether a run may leave this that was killed while it made its folder."""
+    return name in (LOCK, "environment.json") or name.endswith(".tmp") or is_claim(name)
 
 
 def make_workdir(workdir: Path, config: Config) -> None:

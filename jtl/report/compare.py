@@ -11,6 +11,7 @@ from markupsafe import Markup
 from jtl.config import difference
 from jtl.errors import ConfigError
 from jtl.experiment.options import Config
+from jtl.experiment.place import readable
 from jtl.experiment.workdir import read_summary, stored_config
 from jtl.report import figures
 from jtl.report.history import History, read_history
@@ -33,11 +34,11 @@ class Compared:
     outcomes: Outcomes | None
 
 
-def compare_runs(workdirs: Sequence[Path], output: Path) -> Path:
+def compare_runs(workdirs: Sequence[str | Path], output: Path) -> Path:
     """Writes one page that compares finished runs.
 
     Args:
-        workdirs: their folders, at least two.
+        workdirs: their folders or addresses, at least two.
         output: the page, which does not exist yet.
 
     Raises:
@@ -46,9 +47,10 @@ def compare_runs(workdirs: Sequence[Path], output: Path) -> Path:
     """
     if output.exists():
         raise ConfigError(f"{output} exists; choose another name with --output.")
-    if len({folder.resolve() for folder in workdirs}) < len(workdirs):
+    folders = [readable(workdir) for workdir in workdirs]
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("a run is named twice; give each folder once.")
-    runs = [_read(folder) for folder in workdirs]
+    runs = [_read(folder, str(name)) for folder, name in zip(folders, workdirs, strict=True)]
     parts = [_metrics(runs), _curves(runs)]
     if paired := _paired(runs):
         parts.append(paired)
@@ -58,9 +60,9 @@ def compare_runs(workdirs: Sequence[Path], output: Path) -> Path:
     return output
 
 
-def _read(folder: Path) -> Compared:
+def _read(folder: Path, name: str) -> Compared:
     return Compared(
-        name=str(folder),
+        name=name,
         config=stored_config(folder),
         summary=read_summary(folder),
         history=read_history(folder),

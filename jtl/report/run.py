@@ -29,7 +29,9 @@ class Run(experiment.Run):
         Raises:
             CheckpointError: a file of the run is damaged, or the folder cannot be written to.
         """
-        return write_report(self)
+        page = write_report(self)
+        self.store([page, *sorted((self.workdir / "plots").glob("*.png"))])
+        return page
 
     def explain(
         self,

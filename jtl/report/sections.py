@@ -228,7 +228,7 @@ def again(run: Run) -> Section:
         ["versions", versions],
     ]
     config = shlex.quote(str(run.workdir / "config.yaml"))
-    again = shlex.quote(f"{run.workdir}-again")
+    again = shlex.quote(f"{run.kept}-again")
     body = block(f"jtl train {config} --workdir {again}")
     if run.config.data.source == "arrays":
         body = paragraph("The examples were given in memory: give the same to jtl.finetune again.")

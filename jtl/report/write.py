@@ -56,7 +56,7 @@ def write_report(run: Run) -> Path:
     ]
     lead = f"{run.config.model.name} on {run.config.data.source}, {len(run.classes)} classes, in "
     page = render_page(
-        run.config.name, f"{lead}{run.workdir}", parts, tiles=sections.tiles(run.summary)
+        run.config.name, f"{lead}{run.kept}", parts, tiles=sections.tiles(run.summary)
     )
     path = run.workdir / "report.html"
     write_text(path, page)

@@ -20,6 +20,7 @@ from jtl.training.file_digests import DigestsAhead
 from jtl.training.frozen_store import PREFIX, Digests, FrozenStores
 from jtl.training.manifest import about as about_in
 from jtl.training.manifest import damage, has_manifest, remove, write_manifest
+from jtl.training.mirror import Mirror
 from jtl.training.orbax_files import OrbaxFiles
 from jtl.tree import filled, flatten, map_with_path, merge, without
 
@@ -89,6 +90,7 @@ class Checkpoints:
         workdir: the run's folder.
         keep: which steps stay.
         about: what the manifests keep beside the digests.
+        mirror: stores the folder elsewhere, where alone a step then counts; None where it does not.
     """
 
     def __init__(
@@ -96,8 +98,9 @@ class Checkpoints:
         workdir: Path,
         keep: CheckpointOptions = CheckpointOptions(),
         about: Mapping[str, str] | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
-        self._folder = (workdir / "checkpoints").absolute()
+        self._folder, self._mirror = (workdir / "checkpoints").absolute(), mirror
         self._keep, self._about = keep, dict(about or {})
         self._whole: dict[int, bool] = {}
         self._saving: Future[None] | None = None
@@ -197,11 +200,17 @@ class Checkpoints:
                 if found := self._flaws(step):
                     aside = self._set_aside(self._folder / str(step))
                     lines.append(f"step {step} is damaged ({found[0]}), set aside as {aside}")
+            if self._mirror is not None:
+                self._mirror.store()
+                self._mirror.prune()
         except OSError as error:
             raise CheckpointError(
                 f"{self._folder} cannot be cleared up ({error.strerror}); make it writable."
             ) from error
-        return lines
+        return [self._said(line) for line in lines]
+
+    def _said(self, text: str) -> str:
+        return text if self._mirror is None else self._mirror.said(text)
 
     def _mend_stores(self, variables: Mapping[str, Any]) -> list[str]:
         needed: dict[str, dict[str, str]] = {name: {} for name in self._stores.names()}
@@ -235,17 +244,22 @@ class Checkpoints:
             with DigestsAhead(folder) as digests:
                 self._write_step(folder, state, progress, shared)
                 write_manifest(folder, {**self._about, "step": str(step)}, digests)
+            if self._mirror is not None:
+                self._mirror.store()
             self._whole[step] = True
         except Exception as error:  # Orbax and what is below it raise of every kind
             with contextlib.suppress(OSError):
                 remove(folder)
-            raise CheckpointError(
+            text = (
                 f"step {step} could not be saved in {self._folder} ({_first_line(error)}); the "
                 "steps saved before stand: make room or rights, then go on with --resume."
-            ) from error
+            )
+            raise CheckpointError(self._said(text)) from error
         # What is left is removed at the next save; while a record cannot be read, nothing is.
-        with contextlib.suppress(OSError, *_MISFITS):
+        with contextlib.suppress(OSError, CheckpointError, *_MISFITS):
             self._delete()
+            if self._mirror is not None:
+                self._mirror.prune()
 
     def _write_step(
         self, folder: Path, state: TrainState, progress: Progress, shared: Digests

@@ -127,6 +127,17 @@ class Recovered:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """The run has not begun yet, and that takes time.
+
+    Attributes:
+        note: what for.
+    """
+
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Unsaved:
     """A save has failed, and the run goes on without it.
 
@@ -150,5 +161,7 @@ class Ended:
     summary: Mapping[str, Any]
 
 
-Event = Began | Taken | Stepped | Evaluated | Pictured | Cached | Recovered | Unsaved | Ended
+Event = (
+    Waiting | Began | Taken | Stepped | Evaluated | Pictured | Cached | Recovered | Unsaved | Ended
+)
 Listener = Callable[[Event], None]

@@ -55,14 +55,21 @@ def owned(workdir: Path) -> Iterator[None]:
 
 
 def _identity() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "process": os.getpid(), "started": _started()}
+    own = os.getpid()
+    return {"host": socket.gethostname(), "process": own, "started": started(own)}
 
 
-def _started() -> str:
-    """When this process began, in the system's own count; with its id it names it for good."""
+def started(process: int) -> str:
+    """When a process began, in the system's own count; with its id it names it for good.
+
+    Args:
+        process: its id; of one that does not run the answer is `unknown`.
+    """
     with contextlib.suppress(OSError, IndexError):
-        text = Path("/proc/self/stat").read_text(encoding="utf-8")
-        return text.rpartition(")")[2].split()[19]
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+        fields = text.rpartition(")")[2].split()
+        if fields[0] not in "ZX":  # dead, but its parent has not looked yet
+            return fields[19]
     return "unknown"
 
 

@@ -13,6 +13,7 @@ from jtl.engine.state import TrainState
 from jtl.rng import KEY_IMPLEMENTATION
 from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress
 from jtl.training.frozen_store import Digests
+from jtl.training.mirror import Mirror
 from jtl.training.together import arrays_of_first, is_first, on_first
 
 
@@ -49,7 +50,10 @@ class Store(Protocol):
 
 
 def open_checkpoints(
-    workdir: Path, keep: CheckpointOptions, about: Mapping[str, str]
+    workdir: Path,
+    keep: CheckpointOptions,
+    about: Mapping[str, str],
+    mirror: Mirror | None = None,
 ) -> AbstractContextManager[Store]:
     """The checkpoints in a run's folder, for one process or for all that run together.
 
@@ -57,9 +61,11 @@ def open_checkpoints(
         workdir: the run's folder.
         keep: which steps stay.
         about: what the manifests keep beside the digests.
+        mirror: stores the folder of one process elsewhere; None where it does not.
     """
-    alone = jax.process_count() == 1
-    return (Checkpoints if alone else SharedCheckpoints)(workdir, keep, about)
+    if jax.process_count() == 1:
+        return Checkpoints(workdir, keep, about, mirror)
+    return SharedCheckpoints(workdir, keep, about)
 
 
 class SharedCheckpoints:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -147,16 +146,6 @@ def test_a_run_reads_its_frozen_leaves_from_its_folder_and_mends_them(whole, tmp
         f"the frozen leaves {store.name}"
     ]
     assert not differences(whole.variables, load_run(folder).variables)
-
-
-@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
-def test_an_address_of_object_storage_is_refused_and_makes_no_folder(
-    tmp_path, monkeypatch, address
-):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"{address[:3]}.*mount it .*--workdir"):
-        run(Path(address), config(**FULL))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_config_is_refused(whole):

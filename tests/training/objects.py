@@ -1,0 +1,71 @@
+"""A server of objects on this machine, which speaks as Google's: the emulator, made exclusive."""
+
+import io
+import json
+import logging
+import os
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import HTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+BUCKET = "bucket"
+
+
+@contextmanager
+def serving():
+    """A server with one bucket, in a thread; the environment that leads clients to it."""
+    from gcp_storage_emulator.exceptions import NotFound
+    from gcp_storage_emulator.handlers.buckets import create_bucket
+    from gcp_storage_emulator.server import RequestHandler
+    from gcp_storage_emulator.storage import Storage
+
+    class Exclusive(RequestHandler):
+        """What the emulator leaves out: an object that may only be made if there is none."""
+
+        def do_POST(self):  # noqa: N802
+            if parse_qs(urlsplit(self.path).query).get("ifGenerationMatch") == ["0"]:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                self.rfile = io.BytesIO(body)
+                name = json.JSONDecoder().raw_decode(body[body.index(b"{") :].decode("latin-1"))
+                try:
+                    self.storage.get_file_obj(BUCKET, name[0]["name"])
+                except NotFound:
+                    pass
+                else:
+                    self.send_error(412)
+                    return
+            super().do_POST()
+
+    class Patient(HTTPServer):
+        request_queue_size = 64
+
+        def handle_error(self, request, client_address):
+            """Says nothing of clients that were killed, or had read enough."""
+
+    logging.getLogger("api").setLevel(logging.CRITICAL)
+    storage = Storage(use_memory_fs=True)
+    create_bucket(BUCKET, storage)
+    # One request at a time, so that nothing comes between the look and the making.
+    server = Patient(("127.0.0.1", 0), partial(Exclusive, storage))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{server.server_port}",
+            "NO_PROXY": "*",
+            # Nothing else is asked: neither who this machine is, nor what kind of bucket it is.
+            "NO_GCE_CHECK": "true",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        }
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+if __name__ == "__main__":
+    with serving() as environment:
+        print(json.dumps(environment), flush=True)
+        os.read(0, 1)
