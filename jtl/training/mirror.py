@@ -54,8 +54,8 @@ class Mirror:
             if name.startswith(_ASIDE):
                 place.mkdir(parents=True, exist_ok=True)  # its name is taken
                 self._stored[name] = b""
-            elif MANIFEST not in names:
-                self._storage.remove(f"{_STEPS}/{name}/{own}" for own in names)
+            elif f"{_STEPS}/{name}/{MANIFEST}" not in names:
+                self._storage.remove(names)
             else:
                 whole = _fetch_group(self._storage, self.folder, name, names)
                 self._stored[name] = (place / MANIFEST).read_bytes() if whole else None
