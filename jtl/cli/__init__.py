@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = sys.argv[1:] if arguments is None else arguments
     # What the libraries of checkpoints and of object storage warn of on their way is no concern of
     # who trains; where they fail, their errors are ours to tell.
-    for library in ("absl", "gcsfs", "s3fs"):
+    for library in ("absl", "gcsfs", "google.auth", "s3fs"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         _application()(tokens, exit_on_error=False, print_error=False)
