@@ -65,9 +65,7 @@ def flip(storage, step):
 
 
 @pytest.mark.slow
-def test_a_run_at_an_address_that_is_killed_stopped_and_damaged_ends_with_the_same_bits(
-    storage, tmp_path
-):
+def test_a_run_at_an_address_that_is_killed_and_damaged_ends_with_the_same_bits(storage, tmp_path):
     whole = tmp_path / "whole"
     assert ended(start(whole))[0] == 0
     killed = start(ADDRESS)
@@ -78,22 +76,11 @@ def test_a_run_at_an_address_that_is_killed_stopped_and_damaged_ends_with_the_sa
     damaged = newest(storage)
     flip(storage, damaged)
 
-    stopped = start(ADDRESS)
-    wait_for(storage, damaged + 6, stopped)
-    status, _, err = ended(start(ADDRESS))
-    assert (status, err.count("\n")) == (2, 1), err
-    assert f"jtl: {ADDRESS} is in use by process {stopped.pid} on " in err
-    stopped.send_signal(signal.SIGTERM)
-    status, out, err = ended(stopped)
-    assert status == 143, err
+    status, out, err = ended(start(ADDRESS))
+    assert (status, err) == (0, ""), err
     assert f"damaged  step {damaged} is damaged (" in out
     assert f"set aside as {ADDRESS}/checkpoints/damaged-{damaged}-1" in out
-    assert f"step {newest(storage)} is saved" in err
-    shutil.rmtree(tmp_path / "cache" / "runs")
-
-    status, out, err = ended(start(ADDRESS))
-    assert (status, err) == (0, "")
-    assert "resumed  at step" in out
+    assert f"resumed  at step {damaged - 3} of " in out
     assert f"all in {ADDRESS}" in out
     for which in ("best", "last"):
         one, other = load_run(whole, which), load_run(ADDRESS, which)
@@ -101,3 +88,21 @@ def test_a_run_at_an_address_that_is_killed_stopped_and_damaged_ends_with_the_sa
     assert records(other.workdir) == records(whole)
     ends = [json.loads((own / "summary.json").read_text()) for own in (whole, other.workdir)]
     assert ends[0]["final"] == ends[1]["final"]
+
+
+@pytest.mark.soak
+def test_a_run_at_an_address_is_one_processs_and_saves_before_it_stops(storage, tmp_path):
+    stopped = start(ADDRESS)
+    wait_for(storage, 6, stopped)
+    status, _, err = ended(start(ADDRESS))
+    assert (status, err.count("\n")) == (2, 1), err
+    assert f"jtl: {ADDRESS} is in use by process {stopped.pid} on " in err
+    stopped.send_signal(signal.SIGTERM)
+    status, _, err = ended(stopped)
+    assert status == 143, err
+    assert f"step {newest(storage)} is saved" in err
+    shutil.rmtree(tmp_path / "cache" / "runs")
+    for said in ("resumed  at step", "complete at step"):
+        status, out, err = ended(start(ADDRESS))
+        assert (status, err) == (0, ""), err
+        assert said in out

@@ -1,5 +1,6 @@
-"""A server of objects on this machine, which speaks as Google's: the emulator, made exclusive."""
+"""A server of objects on this machine, which speaks as Google's: the emulator, made exact."""
 
+import base64
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ from http.server import HTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 BUCKET = "bucket"
+_BOUNDARY = b"--==0=="  # that gcsfs puts between parts
 
 
 @contextmanager
@@ -21,22 +23,33 @@ def serving():
     from gcp_storage_emulator.server import RequestHandler
     from gcp_storage_emulator.storage import Storage
 
-    class Exclusive(RequestHandler):
-        """What the emulator leaves out: an object that may only be made if there is none."""
+    class Exact(RequestHandler):
+        """What the emulator leaves out: to make an object only if there is none, and all bytes."""
 
         def do_POST(self):  # noqa: N802
-            if parse_qs(urlsplit(self.path).query).get("ifGenerationMatch") == ["0"]:
+            query = parse_qs(urlsplit(self.path).query)
+            if query.get("uploadType") == ["multipart"]:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                # It takes the last byte of some contents for the end of a line.
+                _, about, rest = body.split(_BOUNDARY, 2)
+                head, _, content = rest.partition(b"\n\n")
+                content = base64.b64encode(content.removesuffix(b"\n" + _BOUNDARY + b"--"))
+                rest = head + b"\nContent-Transfer-Encoding: base64\n\n" + content + b"\n"
+                body = _BOUNDARY.join([b"", about, rest, b"--"])
                 self.rfile = io.BytesIO(body)
-                name = json.JSONDecoder().raw_decode(body[body.index(b"{") :].decode("latin-1"))
-                try:
-                    self.storage.get_file_obj(BUCKET, name[0]["name"])
-                except NotFound:
-                    pass
-                else:
+                self.headers.replace_header("Content-Length", str(len(body)))
+                name = json.loads(about.partition(b"\n\n")[2])["name"]
+                if query.get("ifGenerationMatch") == ["0"] and self._has(name):
                     self.send_error(412)
                     return
             super().do_POST()
+
+        def _has(self, name):
+            try:
+                self.storage.get_file_obj(BUCKET, name)
+            except NotFound:
+                return False
+            return True
 
     class Patient(HTTPServer):
         request_queue_size = 64
@@ -48,7 +61,7 @@ def serving():
     storage = Storage(use_memory_fs=True)
     create_bucket(BUCKET, storage)
     # One request at a time, so that nothing comes between the look and the making.
-    server = Patient(("127.0.0.1", 0), partial(Exclusive, storage))
+    server = Patient(("127.0.0.1", 0), partial(Exact, storage))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

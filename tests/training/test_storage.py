@@ -23,6 +23,10 @@ def test_what_was_written_is_listed_read_and_removed(storage, tmp_path):
     storage.write("checkpoints/7/state", b"seven")
     storage.upload(file, "checkpoints/70/state")
     storage.write("empty", b"")
+    for end in (b"\r", b"\n", b"\r\n", b"\n\n--==0==--"):
+        storage.write("end", b"1" + end)
+        assert storage.read("end") == b"1" + end
+    storage.remove(["end"])
     assert storage.sizes() == {
         "checkpoints/7/state": 5,
         "checkpoints/70/state": 1 << 20,
