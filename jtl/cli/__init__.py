@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     A run that was preempted has saved where it stands.
     """
+    from jtl.cli.memory import keep_memory
+
+    keep_memory()
     from cyclopts import CycloptsError
 
     tokens = sys.argv[1:] if arguments is None else arguments
