@@ -16,6 +16,7 @@ from jtl.engine.step import Metrics, TrainStep
 from jtl.errors import ConfigError
 from jtl.models.staged import StagedNet
 from jtl.rng import view_keys
+from jtl.tree import flatten
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,8 @@ class TailStep:
 
     It takes what leaves the leading stages for images and computes what the whole step would.
     A state that every step passes in and out is best without tens of megabytes and hundreds of
-    leaves that none of them looks at.
+    leaves that none of them looks at; nor should it hold a mark for each of them, as optimizers
+    do, so that the optimizer's leaves lie side by side.
 
     Attributes:
         step: the training step, its network beginning behind the boundary.
@@ -177,7 +179,7 @@ class TailStep:
             # Running means of statistics are taken of all of them.
             rest["batch_stats"] = state.batch_stats
             ema = {**ema, "params": self.boundary.rest({"params": ema["params"]})["params"]}
-        return dataclasses.replace(state, **rest, ema=ema)
+        return dataclasses.replace(state, **rest, ema=ema, opt_state=_pack(state.opt_state))
 
     def whole(self, state: TrainState, before: TrainState) -> TrainState:
         """The state with what is held.
@@ -197,6 +199,7 @@ class TailStep:
             params={**held["params"], **state.params},
             batch_stats={**held["batch_stats"], **state.batch_stats},
             ema=ema,
+            opt_state=jax.tree.unflatten(state.opt_state.layout.structure, state.opt_state.leaves),
         )
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -214,6 +217,39 @@ class TailStep:
             ema=None if state.ema is None else {"params": _without_leaves(self.held["params"])},
         )
         return self.whole(state, shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """The structure that leaves were taken from, and the path of each in it."""
+
+    structure: Any
+    paths: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Packed:
+    """The leaves of a tree without its structure, which is the same at every step."""
+
+    leaves: tuple[Any, ...]
+    layout: _Layout
+
+
+jax.tree_util.register_pytree_with_keys(
+    _Packed,
+    lambda packed: (
+        tuple(zip(map(jax.tree_util.DictKey, packed.layout.paths), packed.leaves)),
+        packed.layout,
+    ),
+    lambda layout, leaves: _Packed(leaves=tuple(leaves), layout=layout),
+    lambda packed: (packed.leaves, packed.layout),
+)
+
+
+def _pack(tree: Any) -> _Packed:
+    leaves = flatten(tree)
+    layout = _Layout(structure=jax.tree.structure(tree), paths=tuple(leaves))
+    return _Packed(leaves=tuple(leaves.values()), layout=layout)
 
 
 def make_tail_step(step: TrainStep, boundary: Boundary, variables: Mapping[str, Any]) -> TailStep:

@@ -137,6 +137,8 @@ def test_a_cut_state_is_made_whole_again_with_its_bits():
     cut = tail.cut(state)
     assert set(cut.params) == {"head"}
     assert not cut.batch_stats
+    # No mark for what is frozen either: every step would take all of them apart again.
+    assert jax.tree.structure(cut.opt_state).num_nodes == len(jax.tree.leaves(cut.opt_state)) + 1
     assert not differences(state, tail.whole(cut, state))
 
 
