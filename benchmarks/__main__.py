@@ -1,0 +1,90 @@
+"""Runs every benchmark that fits a time, then draws their picture: `python -m benchmarks`.
+
+    python -m benchmarks --minutes 60
+    python -m benchmarks --only startup,train_step
+
+The scripts with the most to say come first; one that is not expected to end in time is left out
+and named. What each wrote stays, even where a later one fails.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import record
+
+FOLDER = Path(__file__).parent
+# Minutes that each takes on two cores; the order is that of importance.
+MINUTES = {
+    "train_step": 40.0,
+    "startup": 6.0,
+    "loop_overhead": 2.0,
+    "frozen_cost": 3.0,
+    "remat": 4.0,
+    "cache_gain": 6.0,
+    "input_pipeline": 10.0,
+    "resume": 4.0,
+    "end_to_end": 8.0,
+    "vectorised": 8.0,
+    "placement": 4.0,
+    "key_price": 3.0,
+    "weights_load": 2.0,
+    "check": 4.0,
+    "digits_fewshot": 15.0,
+    "tune_digits": 30.0,
+}
+UNKNOWN = 10.0  # minutes of a script that is not listed
+PICTURE = "picture"  # made of the others' results
+
+
+def scripts() -> list[str]:
+    """The names of all benchmarks, the most important first."""
+    found = {path.stem for path in FOLDER.glob("*.py") if "def main(" in path.read_text("utf-8")}
+    found -= {"__main__", PICTURE}
+    return [name for name in MINUTES if name in found] + sorted(found - MINUTES.keys())
+
+
+def main() -> None:
+    """Runs the scripts one after the other; the exit status is 1 where one failed."""
+    parser = record.parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0, help="what all may take")
+    parser.add_argument("--only", type=lambda text: text.split(","), metavar="A,B")
+    arguments = parser.parse_args()
+    chosen = scripts() if arguments.only is None else arguments.only
+    if unknown := sorted(set(chosen) - set(scripts())):
+        parser.error(
+            f"no benchmark is called {', '.join(unknown)}; there is {', '.join(scripts())}"
+        )
+    options = ["--results", str(arguments.results), *(["--smoke"] if arguments.smoke else [])]
+    end = time.monotonic() + 60 * arguments.minutes
+    failed = _run_all(chosen, options, end, smoke=arguments.smoke)
+    failed += _run_all([PICTURE], ["--results", str(arguments.results)], end + 60, smoke=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+        sys.exit(1)
+
+
+def _run_all(
+    chosen: Sequence[str], options: Sequence[str], end: float, *, smoke: bool
+) -> list[str]:
+    """Runs those that fit until `end`, by the monotonic clock; the names of those that failed."""
+    failed = []
+    for name in chosen:
+        left = (end - time.monotonic()) / 60
+        expected = 0.5 if smoke else MINUTES.get(name, UNKNOWN)
+        if expected > left:
+            print(
+                f"== {name}: left out; it takes {expected:g} minutes, {max(left, 0):.0f} are left"
+            )
+            continue
+        print(f"== {name}", flush=True)
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+        if subprocess.run(command, cwd=FOLDER.parent, check=False).returncode:
+            failed.append(name)
+    return failed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A run that begins, says when its first step is done and what was compiled for it, and ends.
+
+Its arguments are a recipe and overrides, as `jtl train` takes them; `--workdir` and `--resume`
+likewise.
+"""
+
+import argparse
+import collections
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Begins or resumes the run, with a record after every step."""
+    began = time.perf_counter()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("assignments", nargs="*")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--go-on", action="store_true", help="say every step, to the run's end")
+    arguments = parser.parse_args()
+    import jax
+
+    counts: collections.Counter[str] = collections.Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
+    from jtl.experiment.options import read_config
+    from jtl.experiment.train import train
+    from jtl.training.events import Stepped
+
+    def hear(event: Any) -> None:
+        if not isinstance(event, Stepped):
+            return
+        said = {
+            "step": event.step,
+            "after_start_seconds": time.perf_counter() - began,
+            "compiled": counts["/jax/compilation_cache/cache_misses"],
+            "fetched": counts["/jax/compilation_cache/cache_hits"],
+        }
+        print(json.dumps(said), flush=True)
+        if not arguments.go_on:
+            os._exit(0)
+
+    config = read_config(arguments.recipe, (*arguments.assignments, "train.log_every=1"))
+    train(
+        config,
+        workdir=arguments.workdir,
+        resume=arguments.resume,
+        listeners=(hear,),
+        splits=(),
+    )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

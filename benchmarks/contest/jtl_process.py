@@ -1,0 +1,16 @@
+"""jtl's side as a process that is set up as the command line sets up its own."""
+
+from jtl.cli.memory import keep_memory
+
+
+def main() -> None:
+    """Sets the allocator up before anything has a thread, and plays."""
+    keep_memory()
+    from benchmarks.contest.jtl_side import JtlSide
+    from benchmarks.contest.serve import serve
+
+    serve(JtlSide)
+
+
+if __name__ == "__main__":
+    main()

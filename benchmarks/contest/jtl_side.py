@@ -1,0 +1,69 @@
+"""jtl's side of a training step: what `jtl train` compiles, on a batch that stays on the device."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jtl
+from benchmarks.contest.cell import CLASSES, Cell
+from benchmarks.contest.serve import peak_resident_bytes
+from jtl.engine.boundary import find_boundary, make_tail_step
+
+
+class JtlSide:
+    """The compiled step and the state it goes on from."""
+
+    def __init__(self, cell: Cell, variant: str) -> None:
+        del variant
+        precision = "highest" if cell.precision == "float32" else "tensorfloat32"
+        jax.config.update("jax_default_matmul_precision", precision)
+        place = jtl.parallel.single()
+        step, state = _step(cell)
+        image, label = cell.arrays()
+        self._batch = place.put_batch({"image": image, "label": label})
+        self._state = place.put_state(state)
+        lowered = place.compile(step).lower(self._state, self._batch)
+        # Of the program as it was written: a compiler's library calls are not counted.
+        self._flops = lowered.cost_analysis()["flops"]
+        self._step = lowered.compile()
+
+    def run(self, steps: int) -> None:
+        """So many updates."""
+        for _ in range(steps):
+            self._state, metrics = self._step(self._state, self._batch)
+        jax.block_until_ready((self._state, metrics))
+
+    def facts(self) -> dict[str, Any]:
+        """The compiler's counts, and the device's of its memory."""
+        memory = self._step.memory_analysis()
+        device = jax.devices()[0].memory_stats() or {}
+        peak, by = device.get("peak_bytes_in_use"), "allocator"
+        if peak is None:
+            peak, by = peak_resident_bytes(), "process"
+        return {
+            "flops": self._flops,
+            "bytes": self._step.cost_analysis().get("bytes accessed"),
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "peak_bytes": peak,
+            "peak_by": by,
+        }
+
+
+def _step(cell: Cell) -> tuple[Any, jtl.TrainState]:
+    fields: dict[str, Any] = {"remat": cell.remat}
+    if cell.precision == "bfloat16":
+        fields["dtype"] = jnp.dtype(jnp.bfloat16)
+    pretrained = jtl.load_model(cell.network, weights=None, num_classes=CLASSES, rng=0, **fields)
+    variables = pretrained.variables
+    labels = jtl.freeze_labels(variables["params"], cell.freeze, pretrained.model.stages)
+    tx = jtl.partition_optimizer(optax.adamw(1e-3), labels)
+    step = jtl.make_train_step(pretrained.model, tx, freeze=cell.freeze)
+    state = jtl.TrainState.create(variables, tx, rng=0)
+    if not cell.cached:
+        return step, state
+    boundary = find_boundary(step, labels, variables["batch_stats"])
+    assert boundary is not None
+    tail = make_tail_step(step, boundary, variables)
+    return tail, tail.cut(state)

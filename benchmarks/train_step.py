@@ -1,0 +1,195 @@
+"""How fast is a training step? Beside PyTorch, Keras, and what the device can do at most.
+
+    python -m benchmarks.train_step
+    python -m benchmarks.train_step --networks resnet50 --trained full --batches 64,256
+
+Each network, part that is trained, precision and batch size is a contest: every side is a process
+of its own on the same device, gets ready, and then runs steps when it is its turn, so that all
+meet the same machine. A side takes one batch that stays where it is, and runs AdamW; jtl's step
+also gives accuracy, the gradient's norm and the guard against what is not finite. PyTorch runs
+torchvision's network with channels last, autocast, the fused optimizer and, as a second side,
+`torch.compile`; Keras runs its own network on JAX. The ceilings, products of matrices and copies
+of memory, take turns with the rest. The JSON is written after each contest.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+from benchmarks import record
+from benchmarks.contest.cell import FREEZE, Cell
+from benchmarks.contest.contestants import Contestant, Entry, take_turns
+
+SIDES = (
+    Entry(name="jtl", module="jtl_process"),
+    Entry(name="PyTorch", module="torch_side", needs=("torch", "torchvision")),
+    Entry(
+        name="PyTorch, compiled",
+        module="torch_side",
+        variant="compile",
+        needs=("torch", "torchvision"),
+    ),
+    Entry(name="Keras on JAX", module="keras_side", needs=("keras",)),
+)
+PIXELS = {"inception_v3": 299}
+
+
+CEILINGS = ("matrix_flops_per_second", "copy_bytes_per_second")
+
+
+def main() -> None:
+    """Holds the contests, prints the table and writes the JSON."""
+    arguments = _arguments()
+    on_cpu = _backend() == "cpu"
+    sides = [own for own in SIDES if not own.missing]
+    notes = [
+        f"{own.name}: {' and '.join(own.missing)} not installed" for own in SIDES if own.missing
+    ]
+    if on_cpu:
+        notes.append("tf32: this device has none; peak_bytes are of the whole process")
+    for note in notes:
+        print(f"not measured: {note}")
+    print(
+        f"{'network':13} {'trained':12} {'precision':9} {'batch':>5} {'side':18} {'images/s':>10} "
+        f"{'of jtl':>7} {'matrix':>7} {'copy':>6} {'peak MiB':>9} {'ready s':>8}"
+    )
+    rows: list[dict[str, Any]] = []
+    path = record.write(arguments.results, "train_step", [], unmeasured=notes)
+    too_large: set[tuple[str, str, str]] = set()
+    for cell in _cells(arguments, on_cpu):
+        if (kind := (cell.network, cell.trained, cell.precision)) in too_large:
+            continue
+        found = _hold(cell, sides, arguments, on_cpu)
+        if found[0].get("failed"):
+            too_large.add(kind)  # larger batches need no try
+        for row in found:
+            _print(row)
+        rows += found
+        path = record.write(arguments.results, "train_step", rows, unmeasured=notes)
+    print(path)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = record.parser(__doc__)
+    for name in ("networks", "trained", "precisions", "batches"):
+        parser.add_argument(f"--{name}", type=lambda text: text.split(","), metavar="A,B")
+    parser.add_argument("--pixels", type=int)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    return parser.parse_args()
+
+
+def _cells(arguments: argparse.Namespace, on_cpu: bool) -> Iterator[Cell]:
+    networks, batches = ["resnet50", "vgg16", "inception_v3"], ["64", "256", "512", "1024"]
+    precisions = ["bfloat16", "tf32", "float32"]
+    pixels = arguments.pixels
+    if on_cpu:
+        batches, precisions, pixels = ["8"], ["float32"], pixels or 128
+    if arguments.smoke:
+        networks, batches, pixels = ["resnet18"], ["2"], 32
+    trained = arguments.trained or (["cached head"] if arguments.smoke else list(FREEZE))
+    for network in arguments.networks or networks:
+        for part in trained:
+            for precision in arguments.precisions or precisions:
+                for batch in arguments.batches or batches:
+                    yield Cell(
+                        network=network,
+                        trained=part,
+                        precision=precision,
+                        batch=int(batch),
+                        pixels=pixels or PIXELS.get(network, 224),
+                    )
+
+
+def _hold(
+    cell: Cell, sides: Sequence[Entry], arguments: argparse.Namespace, on_cpu: bool
+) -> list[dict[str, Any]]:
+    """One contest; a row a side, jtl's first."""
+    ceiling = Entry(name="ceilings", module="ceilings", variant="smoke" * arguments.smoke)
+    smoke = arguments.smoke
+    with contextlib.ExitStack() as stack:
+        contestants = []
+        for entry in (ceiling, *sides):
+            contestants.append(stack.enter_context(Contestant(entry, cell)))
+            contestants[-1].get_ready()  # one at a time: they would slow each other's compilers
+        take_turns(
+            contestants,
+            rounds=1 if smoke else arguments.rounds,
+            seconds=0.0 if smoke else 1.5 if on_cpu else 1.0,
+            most_steps=1 if smoke else 2000,
+        )
+    first, own, *_ = contestants
+    seconds = statistics.median(own.seconds) if own.seconds else None
+    flops = own.facts.get("flops")
+    return [_row(cell, other, first.facts, flops, seconds) for other in contestants[1:]]
+
+
+def _row(
+    cell: Cell,
+    side: Contestant,
+    ceilings: dict[str, Any],
+    flops: float | None,
+    seconds_of_jtl: float | None,
+) -> dict[str, Any]:
+    row = {
+        "network": cell.network,
+        "trained": cell.trained,
+        "precision": cell.precision,
+        "batch": cell.batch,
+        "pixels": cell.pixels,
+        "name": side.entry.name,
+    }
+    if side.failed or not side.seconds:
+        return {**row, "failed": side.failed or "no turn"}
+    figures = record.spread(side.seconds)
+    seconds = figures["median"]
+    row |= {
+        "seconds": figures,
+        "images_per_second": cell.batch / seconds,
+        "seconds_of_jtl": seconds / seconds_of_jtl if seconds_of_jtl else None,
+        "make_seconds": side.facts["make_seconds"],
+        "first_step_seconds": side.facts["first_step_seconds"],
+        "peak_bytes": side.facts["peak_bytes"],
+        "peak_by": side.facts["peak_by"],
+        **{name: ceilings.get(name) for name in CEILINGS},
+    }
+    if flops and ceilings.get("matrix_flops_per_second"):
+        row["flops"] = flops
+        row["matrix_share"] = flops / seconds / ceilings["matrix_flops_per_second"]
+    if side.facts.get("bytes") and ceilings.get("copy_bytes_per_second"):
+        row["bytes"] = side.facts["bytes"]
+        row["temporary_bytes"] = side.facts["temporary_bytes"]
+        row["copy_share"] = row["bytes"] / seconds / ceilings["copy_bytes_per_second"]
+    return row
+
+
+def _print(row: dict[str, Any]) -> None:
+    about = f"{row['network']:13} {row['trained']:12} {row['precision']:9} {row['batch']:5}"
+    if "failed" in row:
+        print(f"{about} {row['name']:18} {row['failed']}")
+        return
+
+    def share(name: str) -> str:
+        return f"{100 * row[name]:.0f} %" if name in row else ""
+
+    ready = row["make_seconds"] + row["first_step_seconds"]
+    print(
+        f"{about} {row['name']:18} {row['images_per_second']:10.1f} {row['seconds_of_jtl']:7.2f} "
+        f"{share('matrix_share'):>7} {share('copy_share'):>6} {row['peak_bytes'] / 2**20:9.0f} "
+        f"{ready:8.1f}",
+        flush=True,
+    )
+
+
+def _backend() -> str:
+    import jax
+
+    return jax.default_backend()
+
+
+if __name__ == "__main__":
+    main()
