@@ -1,4 +1,4 @@
-"""Runs every benchmark that fits a time, then draws their picture: `python -m benchmarks`.
+"""Runs every benchmark that fits a time: `python -m benchmarks`.
 
     python -m benchmarks --minutes 60
     python -m benchmarks --only startup,train_step
@@ -22,11 +22,8 @@ MINUTES = {
     "startup": 6.0,
     "loop_overhead": 2.0,
     "frozen_cost": 3.0,
-    "remat": 4.0,
     "cache_gain": 6.0,
     "input_pipeline": 10.0,
-    "resume": 4.0,
-    "end_to_end": 8.0,
     "vectorised": 8.0,
     "placement": 4.0,
     "key_price": 3.0,
@@ -36,13 +33,12 @@ MINUTES = {
     "tune_digits": 30.0,
 }
 UNKNOWN = 10.0  # minutes of a script that is not listed
-PICTURE = "picture"  # made of the others' results
 
 
 def scripts() -> list[str]:
     """The names of all benchmarks, the most important first."""
     found = {path.stem for path in FOLDER.glob("*.py") if "def main(" in path.read_text("utf-8")}
-    found -= {"__main__", PICTURE}
+    found.discard("__main__")
     return [name for name in MINUTES if name in found] + sorted(found - MINUTES.keys())
 
 
@@ -60,7 +56,6 @@ def main() -> None:
     options = ["--results", str(arguments.results), *(["--smoke"] if arguments.smoke else [])]
     end = time.monotonic() + 60 * arguments.minutes
     failed = _run_all(chosen, options, end, smoke=arguments.smoke)
-    failed += _run_all([PICTURE], ["--results", str(arguments.results)], end + 60, smoke=True)
     if failed:
         print(f"failed: {', '.join(failed)}")
         sys.exit(1)

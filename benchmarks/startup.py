@@ -65,7 +65,7 @@ def _starts(folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
     weights = _weights(folder, model)
     found: dict[str, list[dict[str, Any]]] = {}
     for turn in range(rounds):
-        for trained in TRAINED:
+        for trained in ["head only"] if smoke else TRAINED:
             cache = folder / f"cache-{trained}-{turn}"
             for name in ("cold", "again"):
                 workdir = folder / f"run-{trained}-{turn}-{name}"

@@ -12,7 +12,7 @@ PROJECT = Path(__file__).parent.parent
 SCRIPTS = sorted(
     path.stem
     for path in (PROJECT / "benchmarks").glob("*.py")
-    if path.stem not in ("__init__", "planted", "record", "savers")
+    if path.stem not in ("__init__", "__main__", "planted", "record", "savers")
 )
 
 # What starts many processes or trains many runs even in its smallest size.
@@ -45,3 +45,13 @@ def test_a_benchmark_writes_what_it_measured_and_where(script, tmp_path):
     assert here["versions"]["jax"]
     assert {"date", "commit", "python", "driver", "cores"} <= here.keys()
     assert path.name in finished.stdout
+
+
+def test_the_runner_knows_every_script_and_leaves_out_what_does_not_fit(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "--smoke", "--results", str(tmp_path)]
+    finished = subprocess.run(
+        [*command, "--minutes", "0"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    named = [line.split()[1].rstrip(":") for line in finished.stdout.splitlines()]
+    assert sorted(named) == SCRIPTS
+    assert not list(tmp_path.iterdir())
