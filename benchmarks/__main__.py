@@ -21,6 +21,8 @@ MINUTES = {
     "train_step": 40.0,
     "startup": 6.0,
     "loop_overhead": 2.0,
+    "end_to_end": 6.0,
+    "resume": 10.0,
     "frozen_cost": 3.0,
     "cache_gain": 6.0,
     "input_pipeline": 10.0,

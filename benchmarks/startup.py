@@ -62,7 +62,7 @@ def _commands(rounds: int, *, warm_up: bool) -> list[dict[str, Any]]:
 
 def _starts(folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
     model, rounds = ("resnet_mini", 1) if smoke else ("resnet50", 3)
-    weights = _weights(folder, model)
+    weights = weight_file(folder, model)
     found: dict[str, list[dict[str, Any]]] = {}
     for turn in range(rounds):
         for trained in ["head only"] if smoke else TRAINED:
@@ -87,7 +87,8 @@ def _starts(folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _weights(folder: Path, model: str) -> Path:
+def weight_file(folder: Path, model: str) -> Path:
+    """A file of random parameters, for runs that begin with one."""
     import jtl
     from jtl.weights.preprocess import Preprocess
 

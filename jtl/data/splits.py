@@ -10,6 +10,7 @@ from annotated_types import Ge, Interval
 
 from jtl.data.folds import FoldOptions, make_folds
 from jtl.data.slices import slice_named
+from jtl.data.stratify import stratified
 from jtl.errors import DataError
 
 Splits = Mapping[str, np.ndarray]
@@ -149,16 +150,15 @@ def _divide(
 ) -> tuple[np.ndarray, np.ndarray]:
     if fraction == 0:
         return indices, indices[:0]
-    from sklearn.model_selection import GroupShuffleSplit, train_test_split
-
     try:
         if groups is not None:
+            from sklearn.model_selection import GroupShuffleSplit
+
             dealer = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
             rest, own = next(dealer.split(indices, groups=groups[indices]))
             return indices[rest], indices[own]
-        return train_test_split(
-            indices, test_size=fraction, random_state=seed, stratify=labels[indices]
-        )
+        rest, own = stratified(labels[indices], fraction, seed)
+        return indices[rest], indices[own]
     except ValueError as error:
         counts = np.bincount(labels[indices])
         smallest = counts[counts > 0].min(initial=len(indices))

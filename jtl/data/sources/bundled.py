@@ -1,5 +1,8 @@
 """The sources that come with a library, by name."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from jtl.data.glyphs import GlyphOptions, GlyphSet, render_glyphs
@@ -12,20 +15,36 @@ def digits() -> ArraySource:
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
     Learning Repository, 1998; its test part.
     """
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    grey = np.rint(raw.images * (255 / 16)).astype(np.uint8)
+    pixels, labels = _digits()
+    grey = np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=-1)
     return ArraySource(
         images=images,
-        labels=raw.target.astype(np.int32),
-        classes=tuple(str(name) for name in raw.target_names),
+        labels=labels.astype(np.int32),
+        classes=tuple(str(name) for name in range(10)),
         provenance={
             "dataset": "Optical Recognition of Handwritten Digits (test part), by scikit-learn",
             "licence": "CC BY 4.0",  # archive.ics.uci.edu/dataset/80
         },
     )
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels from 0 to 16, float64 `[examples, 64]`, and labels.
+
+    scikit-learn takes seconds to import, so its file is read without it where it can be found.
+    """
+    found = importlib.util.find_spec("sklearn")
+    folders = [] if found is None else found.submodule_search_locations or []
+    for folder in folders:
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            table = np.loadtxt(path, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    return raw.data, raw.target
 
 
 def glyphs(options: GlyphOptions) -> ArraySource:

@@ -119,8 +119,24 @@ def donated_by(step: Callable[..., Any]) -> tuple[int, ...]:
 
 def copied(tree: Any) -> Any:
     """A copy of every leaf as a device array."""
-    # device_put aliases what already lies on a device, and a donated step would delete it.
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+    # device_put aliases what already lies on a device, and a donated step would delete it; only of
+    # what lies on one alone does `may_alias` make a copy, and that without a program a shape.
+    leaves, structure = jax.tree.flatten(tree)
+    simple = [place for place, leaf in enumerate(leaves) if _lies_on_one_device(leaf)]
+    made = dict(
+        zip(simple, jax.device_put([leaves[i] for i in simple], may_alias=False), strict=True)
+    )
+    copies = [
+        made[place] if place in made else jnp.array(leaf, copy=True)
+        for place, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, copies)
+
+
+def _lies_on_one_device(leaf: Any) -> bool:
+    """Whether a leaf is an array of one device, of a dtype that it was given."""
+    weak = getattr(leaf, "weak_type", False)  # keys have none
+    return isinstance(leaf, jax.Array) and not weak and len(leaf.devices()) == 1
 
 
 def plain(tree: Any, device: jax.Device) -> Any:
