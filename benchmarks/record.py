@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "torch"),
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "torch", "keras"),
     *("pillow", "simplejpeg", "opencv-python-headless", "tensorflow-cpu"),
 )
 
@@ -45,12 +46,23 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def write(folder: Path, name: str, rows: Sequence[dict[str, Any]], **extra: Any) -> Path:
-    """Writes `NAME.json`: where it was measured, and one row a line of the table."""
+    """Writes where it was measured, and one row a line of the table.
+
+    On a CPU that is `NAME.json`; each kind of accelerator has a file beside it, such as
+    `NAME-nvidia-h100-80gb-hbm3.json`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    record = {"name": name, "environment": environment(), **extra, "rows": list(rows)}
+    here = environment()
+    path = folder / f"{name}{suffix(here['device'])}.json"
+    record = {"name": name, "environment": here, **extra, "rows": list(rows)}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def suffix(device: str) -> str:
+    """What a kind of device adds to a file's name; nothing for a CPU."""
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return "" if slug == "cpu" else f"-{slug}"
 
 
 def spread(samples: Sequence[float]) -> dict[str, Any]:
