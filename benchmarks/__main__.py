@@ -2,9 +2,11 @@
 
     python -m benchmarks --minutes 60
     python -m benchmarks --only startup,train_step
+    python -m benchmarks --draw
 
-The scripts with the most to say come first; one that is not expected to end in time is left out
-and named. What each wrote stays, even where a later one fails.
+The last runs none, and makes README's table and picture from the results that are there, as every
+run at full size does in the end. The scripts with the most to say come first; one that is not
+expected to end in time is left out and named. What each wrote stays, even where a later one fails.
 """
 
 import subprocess
@@ -16,6 +18,9 @@ from pathlib import Path
 from benchmarks import record
 
 FOLDER = Path(__file__).parent
+README = FOLDER.parent / "README.md"
+HELPERS = {"picture", "planted", "record", "savers", "summary"}  # what is no benchmark itself
+PICTURE = FOLDER.parent / "docs" / "benchmarks.png"
 # Minutes that each takes on two cores; the order is that of importance.
 MINUTES = {
     "train_step": 40.0,
@@ -39,8 +44,7 @@ UNKNOWN = 10.0  # minutes of a script that is not listed
 
 def scripts() -> list[str]:
     """The names of all benchmarks, the most important first."""
-    found = {path.stem for path in FOLDER.glob("*.py") if "def main(" in path.read_text("utf-8")}
-    found.discard("__main__")
+    found = {path.stem for path in FOLDER.glob("[!_]*.py")} - HELPERS
     return [name for name in MINUTES if name in found] + sorted(found - MINUTES.keys())
 
 
@@ -49,7 +53,11 @@ def main() -> None:
     parser = record.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="what all may take")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="A,B")
+    parser.add_argument("--draw", action="store_true", help="README's table and picture alone")
     arguments = parser.parse_args()
+    if arguments.draw:
+        draw(arguments.results)
+        return
     chosen = scripts() if arguments.only is None else arguments.only
     if unknown := sorted(set(chosen) - set(scripts())):
         parser.error(
@@ -58,9 +66,21 @@ def main() -> None:
     options = ["--results", str(arguments.results), *(["--smoke"] if arguments.smoke else [])]
     end = time.monotonic() + 60 * arguments.minutes
     failed = _run_all(chosen, options, end, smoke=arguments.smoke)
+    if arguments.results == record.RESULTS and not arguments.smoke:
+        draw(arguments.results)
     if failed:
         print(f"failed: {', '.join(failed)}")
         sys.exit(1)
+
+
+def draw(results: Path) -> None:
+    """Makes README's table and picture from the results of a folder."""
+    from benchmarks import picture, summary
+
+    text = README.read_text("utf-8")
+    README.write_text(summary.insert(text, summary.table(results)), encoding="utf-8")
+    print(README)
+    print(picture.draw(results, PICTURE))
 
 
 def _run_all(

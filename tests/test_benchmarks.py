@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import picture, record, summary
+from benchmarks.__main__ import scripts
+
 PROJECT = Path(__file__).parent.parent
-SCRIPTS = sorted(
-    path.stem
-    for path in (PROJECT / "benchmarks").glob("*.py")
-    if path.stem not in ("__init__", "__main__", "planted", "record", "savers")
-)
+SCRIPTS = sorted(scripts())
 
 # What starts many processes or trains many runs even in its smallest size.
 LONG = ("scorecard", "digits_fewshot", "tune_digits", "cache_gain")
@@ -55,3 +54,43 @@ def test_the_runner_knows_every_script_and_leaves_out_what_does_not_fit(tmp_path
     named = [line.split()[1].rstrip(":") for line in finished.stdout.splitlines()]
     assert sorted(named) == SCRIPTS
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table_of_readme_is_made_from_the_results():
+    readme = (PROJECT / "README.md").read_text("utf-8")
+    assert readme.count(summary.BEGIN) == readme.count(summary.END) == 1
+    assert summary.insert(readme, summary.table(record.RESULTS)) == readme
+
+
+def test_every_result_of_an_asked_script_is_in_the_table_and_each_question_has_its_script():
+    table = summary.table(record.RESULTS)
+    assert {row.split()[0] for _, _, row in summary.QUESTIONS.values()} == set(summary.QUESTIONS)
+    assert set(summary.QUESTIONS) <= set(SCRIPTS)
+    assert picture.PANELS.keys() <= summary.QUESTIONS.keys()
+    for path in record.RESULTS.glob("*.json"):
+        name = json.loads(path.read_text("utf-8"))["name"]
+        assert (f"benchmarks.{name}" in table) == (name in summary.QUESTIONS)
+
+
+def step(name, rate, device_batch=256, trained="full", **fields):
+    cell = {"network": "resnet50", "trained": trained, "precision": "bfloat16"}
+    return {**cell, "batch": device_batch, "name": name, "images_per_second": rate, **fields}
+
+
+def test_results_of_a_cpu_and_of_an_accelerator_lie_and_are_drawn_side_by_side(tmp_path):
+    assert record.suffix("cpu") == ""
+    for device, factor in (("cpu", 1), ("NVIDIA H100 80GB HBM3", 100)):
+        rows = [step("jtl", 30.0 * factor), step("PyTorch", 20.0 * factor), step("jtl", 4.0, 64)]
+        rows.append({**step("PyTorch, compiled", 0.0), "failed": "out of memory"})
+        rows.append(step("jtl", 5.0 * factor, trained="head only"))
+        path = tmp_path / f"train_step{record.suffix(device)}.json"
+        result = {"name": "train_step", "environment": {"device": device}, "rows": rows}
+        path.write_text(json.dumps(result))
+    assert (tmp_path / "train_step-nvidia-h100-80gb-hbm3.json").is_file()
+    _, _, *lines = summary.table(tmp_path).splitlines()
+    assert sorted("H100" in line for line in lines) == [False, True]
+    (fast,) = [line for line in lines if "(NVIDIA H100 80GB HBM3)" in line]
+    assert "resnet50, full: 3,000 images/s in bfloat16 at 256 a step 1.50 × PyTorch;" in fast
+    assert all("compiled" not in line for line in lines)
+    picture.draw(tmp_path, tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
