@@ -12,13 +12,16 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
     seconds to import: every start of a run would wait for that.
 
     Args:
-        labels: int `[examples]`.
+        labels: int `[examples]`, or `[examples, classes]` where each may have several; every
+            combination of them is then a class.
         fraction: of all examples, for the smaller part, in (0, 1).
         seed: of the division.
 
     Raises:
         ValueError: a class has one example, or a part fewer than there are classes.
     """
+    if labels.ndim > 1:  # in the order of their texts, as scikit-learn has them
+        labels = np.array([" ".join(row.astype(str)) for row in labels])
     own = math.ceil(fraction * len(labels))
     classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     _check(counts, own, len(labels) - own)

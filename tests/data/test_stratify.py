@@ -16,9 +16,16 @@ from jtl.data.stratify import stratified
 CLASSES = st.lists(st.sampled_from([0, 2, 3, 7]), min_size=1, max_size=80)
 
 
-@given(labels=CLASSES, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 2**32 - 1))
-def test_both_parts_are_those_of_scikit_learn(labels, fraction, seed):
+@given(
+    labels=CLASSES,
+    several=st.booleans(),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_both_parts_are_those_of_scikit_learn(labels, several, fraction, seed):
     labels = np.array(labels)
+    if several:
+        labels = (labels[:, None] >> np.arange(3)) & 1
     places = np.arange(len(labels))
     try:
         expected = train_test_split(places, test_size=fraction, random_state=seed, stratify=labels)
