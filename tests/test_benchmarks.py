@@ -15,7 +15,10 @@ PROJECT = Path(__file__).parent.parent
 SCRIPTS = sorted(scripts())
 
 # What starts many processes or trains many runs even in its smallest size.
-LONG = ("scorecard", "digits_fewshot", "tune_digits", "cache_gain")
+LONG = (
+    *("scorecard", "digits_fewshot", "tune_digits", "cache_gain"),
+    *("check", "end_to_end", "input_pipeline", "rank", "resume"),
+)
 
 
 def cases():

@@ -75,6 +75,8 @@ class Pace:
         self.skipped = skipped
         self._step, self._time = start, time.monotonic()
         self._reported, self._compiling = start, True
+        # As one program: taken operation by operation, a schedule costs more than a small step.
+        self._rate = jax.jit(phase.rate)
 
     def stepped(self, step: int, metrics: Any) -> None:
         """Takes a step's metrics, still on the device; earlier ones may be read."""
@@ -109,7 +111,7 @@ class Pace:
 
     def _report(self, step: int, host: dict[str, float]) -> None:
         self._reported = step
-        host["rate"] = float(self._phase.rate(np.int32(step - 1)))
+        host["rate"] = float(self._rate(np.int32(step - 1)))
         now = time.monotonic()
         speed = (step - self._step) / max(now - self._time, 1e-9)
         if self._compiling:

@@ -19,7 +19,7 @@ from tests.models.keras_rounding import apply_with_keras_rounding
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 QUICK = ("torchvision-resnet18", "keras-ResNet50")
 # More of the blocks that their shallower siblings have.
-DEEP = ("ResNet101", "ResNet152", "resnet101", "resnet152", "VGG19", "vgg13", "vgg19")
+DEEP = ("ResNet101", "ResNet152", "resnet101", "resnet152", "VGG19", "vgg13", "vgg16", "vgg19")
 
 # Where the peer's outputs are found in our networks, by the module that gives them.
 KERAS_STAGES = {
