@@ -12,7 +12,18 @@ PACKAGE = PROJECT / "jtl"
 
 # A module imports only from what stands before it here.
 ORDER = [
-    *("errors", "tree", "rng", "config", "assets", "data", "models", "weights", "engine"),
+    *(
+        "errors",
+        "tree",
+        "rng",
+        "platforms",
+        "config",
+        "assets",
+        "data",
+        "models",
+        "weights",
+        "engine",
+    ),
     *("training", "experiment", "study", "report", "export", "cli", "__main__"),
 ]
 # What research code imports must not bring the reading of files with it.

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jtl.engine.batch import batch_sum
 from jtl.engine.forward import Forward, as_forward
-from jtl.engine.interception import batch_sum
 from jtl.engine.losses import (
     Batch,
     Loss,

@@ -9,12 +9,8 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 
-from jtl.engine.interception import (
-    BatchContext,
-    batch_mean,
-    intercept_evaluation,
-    intercept_training,
-)
+from jtl.engine.batch import BatchContext, batch_mean
+from jtl.engine.interception import intercept_evaluation, intercept_training
 from jtl.errors import ConfigError
 from jtl.rng import stream_key
 from jtl.tree import map_with_path

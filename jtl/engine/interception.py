@@ -1,6 +1,5 @@
 """BatchNorm and dropout of any Linen module, made global, keyed and frozen without editing it."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,43 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jtl.engine.modes import Modes
+from jtl.engine.batch import BatchContext, check_leading
+from jtl.engine.folding import Folding, parameters, result_dtype
+from jtl.engine.normalization import batch_statistics, normalize
 from jtl.engine.numbers import is_zero
 from jtl.errors import ConfigError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchContext:
-    """What a module in training must know of the batch it sees a part of.
-
-    Attributes:
-        modes: which modules hold still.
-        position: int `[batch]`, each example's place in the global batch.
-        mask: bool `[batch]`, False for padding.
-        axis_name: the mapped axis that the global batch is spread over, or None.
-        global_batch_norm: whether BatchNorm in training looks beyond its device's part.
-    """
-
-    modes: Modes
-    position: jax.Array
-    mask: jax.Array
-    axis_name: str | None
-    global_batch_norm: bool = True
-
-    @property
-    def statistics_axis(self) -> str | None:
-        """The mapped axis that BatchNorm's statistics are taken over, or None."""
-        return self.axis_name if self.global_batch_norm else None
-
-
-def batch_mean(tree: Any, axis_name: str | None) -> Any:
-    """The mean over the devices of values that each device has in full."""
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
-
-
-def batch_sum(value: Any, axis_name: str | None) -> Any:
-    """Adds up a per-device value over the devices; the value itself where there is one."""
-    return value if axis_name is None else jax.lax.psum(value, axis_name)
 
 
 def intercept_training(context: BatchContext, handled: set[str]) -> Any:
@@ -63,18 +30,19 @@ def intercept_training(context: BatchContext, handled: set[str]) -> Any:
     Raises:
         ConfigError: a module's constructor fixes a mode that is not the one to train in.
     """
+    folding = Folding()
 
     def batch_norm(
         next_fun: Callable[..., Any], module: nn.BatchNorm, call: dict[str, Any]
     ) -> jax.Array:
         if context.global_batch_norm:
             handled.add("/".join(module.path))
-        return _batch_norm(next_fun, module, call, context)
+        return _batch_norm(next_fun, module, call, context, folding)
 
     def dropout(module: nn.Dropout, call: dict[str, Any]) -> jax.Array:
         return _dropout(module, call, context)
 
-    return nn.intercept_methods(_interceptor(batch_norm, dropout))
+    return nn.intercept_methods(_interceptor(batch_norm, dropout, folding))
 
 
 def intercept_evaluation() -> Any:
@@ -83,14 +51,14 @@ def intercept_evaluation() -> Any:
     Raises:
         ConfigError: a BatchNorm insists on the batch's statistics, or a dropout on dropping.
     """
+    folding = Folding()
 
     def batch_norm(
         next_fun: Callable[..., Any], module: nn.BatchNorm, call: dict[str, Any]
     ) -> jax.Array:
         if _first(call.get("use_running_average"), module.use_running_average) is False:
             raise insists_on_batch("/".join(module.path))
-        with _attribute(module, "use_running_average", None):
-            return next_fun(**{**call, "use_running_average": True})
+        return _by_stored_statistics(next_fun, module, call, folding)
 
     def dropout(module: nn.Dropout, call: dict[str, Any]) -> jax.Array:
         still = _first(call.get("deterministic"), module.deterministic)
@@ -98,7 +66,7 @@ def intercept_evaluation() -> Any:
             raise insists_on_dropping("/".join(module.path))
         return call["inputs"]
 
-    return nn.intercept_methods(_interceptor(batch_norm, dropout))
+    return nn.intercept_methods(_interceptor(batch_norm, dropout, folding))
 
 
 def insists_on_batch(path: str) -> ConfigError:
@@ -115,53 +83,6 @@ def insists_on_dropping(path: str) -> ConfigError:
         f"dropout at {path!r} is fixed to deterministic=False, but evaluation drops nothing; give "
         "it deterministic=not train."
     )
-
-
-def batch_statistics(
-    x: jax.Array,
-    context: BatchContext,
-    *,
-    axis: int,
-    fast: bool,
-    path: str,
-    mask: jax.Array | None = None,
-) -> dict[str, jax.Array]:
-    """Mean and variance, `[channel]`, over the unmasked examples of the global batch.
-
-    Args:
-        x: `[batch, ...]` with the channels at `axis`.
-        context: the batch.
-        axis: of the channels.
-        fast: whether the variance is the mean square less the squared mean.
-        path: the BatchNorm's own.
-        mask: bool, broadcastable to `x`, False for places that the module itself leaves out.
-
-    Raises:
-        ConfigError: the first axis of `x` is not the batch.
-    """
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    axes = tuple(a for a in range(x.ndim) if a != axis % x.ndim)
-    _check_leading(x, context, path, "BatchNorm")
-    weight = context.mask.astype(dtype).reshape(-1, *[1] * (x.ndim - 1))
-    if mask is None:
-        total = jnp.sum(weight) * (x.size // (x.shape[0] * x.shape[axis]))
-    else:
-        weight = jnp.where(jnp.broadcast_to(mask, x.shape), weight, 0)
-        total = jnp.sum(weight, axes)
-    total = jnp.maximum(batch_sum(total, context.statistics_axis), 1)
-
-    def mean(values: jax.Array) -> jax.Array:
-        return batch_sum(jnp.sum(values * weight, axes), context.statistics_axis) / total
-
-    wide = x.astype(dtype)
-    center = mean(wide)
-    if fast:
-        variance = jnp.maximum(mean(jnp.square(wide)) - jnp.square(center), 0)
-    else:
-        shape = [1] * x.ndim
-        shape[axis] = x.shape[axis]
-        variance = mean(jnp.square(wide - center.reshape(shape)))
-    return {"mean": center, "var": variance}
 
 
 def drop(
@@ -186,7 +107,7 @@ def drop(
     Raises:
         ConfigError: the first axis of `x` is not the batch.
     """
-    _check_leading(x, context, path, "dropout")
+    check_leading(x, context, path, "dropout")
     keep = 1.0 - rate
     if is_zero(keep):
         return jnp.zeros_like(x)
@@ -200,7 +121,9 @@ def drop(
     return jnp.where(mask, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))
 
 
-def _interceptor(batch_norm: Callable[..., Any], dropout: Callable[..., Any]) -> Any:
+def _interceptor(
+    batch_norm: Callable[..., Any], dropout: Callable[..., Any], folding: Folding
+) -> Any:
     def intercept(
         next_fun: Callable[..., Any],
         args: tuple[Any, ...],
@@ -218,7 +141,10 @@ def _interceptor(batch_norm: Callable[..., Any], dropout: Callable[..., Any]) ->
         if isinstance(module, nn.Dropout):
             named = dict(zip(("inputs", "deterministic", "rng"), args))
             return dropout(module, {**named, **kwargs})
-        return next_fun(*args, **kwargs)
+        output = next_fun(*args, **kwargs)
+        if args:
+            folding.remember(module, args[0], output)
+        return output
 
     return intercept
 
@@ -228,6 +154,7 @@ def _batch_norm(
     module: nn.BatchNorm,
     call: dict[str, Any],
     context: BatchContext,
+    folding: Folding,
 ) -> jax.Array:
     path = "/".join(module.path)
     mode = context.modes.batch_norm_mode(path)
@@ -239,28 +166,49 @@ def _batch_norm(
             f"the batch's statistics; give it use_running_average=not train, or set its mode with "
             f"batch_norm={{{path!r}: {'affine' if mode == 'train' else 'frozen'!r}}}."
         )
-    with _attribute(module, "use_running_average", None):
-        normalize = lambda: next_fun(**{**call, "use_running_average": True})  # noqa: E731
-        if asked or kept:
-            return normalize()
-        old: dict[str, jax.Array] = {
-            name: module.get_variable("batch_stats", name) for name in ("mean", "var")
-        }
-        new = batch_statistics(
-            call["x"],
-            context,
-            axis=module.axis,
-            fast=module.use_fast_variance,
-            path=path,
-            mask=call.get("mask"),
+    if asked or kept:
+        # Behind a BatchNorm whose scale is trained, folding would cost a convolution's gradient.
+        return _by_stored_statistics(
+            next_fun, module, call, folding if mode == "frozen" else Folding()
         )
-        for name in old:
-            module.put_variable("batch_stats", name, new[name])
-        # Flax normalises with the batch's own statistics, and the running ones move after it.
-        output = normalize()
-        for name in old:
-            running = module.momentum * old[name] + (1 - module.momentum) * new[name]
-            module.put_variable("batch_stats", name, running.astype(old[name].dtype))
+    x = call["x"]
+    new = batch_statistics(
+        x,
+        context,
+        axis=module.axis,
+        fast=module.use_fast_variance,
+        path=path,
+        mask=call.get("mask"),
+    )
+    old: dict[str, jax.Array] = {name: module.get_variable("batch_stats", name) for name in new}
+    if type(module) is nn.BatchNorm:
+        output = normalize(
+            x,
+            new,
+            epsilon=module.epsilon,
+            axis=module.axis,
+            dtype=result_dtype(module, x),
+            **parameters(module),
+        )
+    else:
+        # A class of the user's own is called, with the batch's statistics as the stored ones.
+        for name, value in new.items():
+            module.put_variable("batch_stats", name, value)
+        output = _by_stored_statistics(next_fun, module, call, Folding())
+    for name, value in new.items():
+        running = module.momentum * old[name] + (1 - module.momentum) * value
+        module.put_variable("batch_stats", name, running.astype(old[name].dtype))
+    return output
+
+
+def _by_stored_statistics(
+    next_fun: Callable[..., Any], module: nn.BatchNorm, call: dict[str, Any], folding: Folding
+) -> jax.Array:
+    folded = folding.fold(module, call["x"])
+    if folded is not None:
+        return folded
+    with _attribute(module, "use_running_average", None):
+        output: jax.Array = next_fun(**{**call, "use_running_average": True})
         return output
 
 
@@ -291,15 +239,6 @@ def _check_attention(module: nn.MultiHeadDotProductAttention, kwargs: dict[str, 
             f"attention at {'/'.join(module.path)!r} drops with one mask for a device's whole "
             "batch, which differs with the devices; set its dropout_rate to 0, and put an "
             "nn.Dropout behind it."
-        )
-
-
-def _check_leading(x: jax.Array, context: BatchContext, path: str, what: str) -> None:
-    batch = context.position.shape[0]
-    if x.ndim < 1 or x.shape[0] != batch:
-        raise ConfigError(
-            f"{what} at {path!r} is given {list(x.shape)}, but its first axis "
-            f"must be the batch of {batch} examples: masks and statistics belong to examples."
         )
 
 

@@ -11,15 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import canonicalize_dtype
 
-from jtl.engine.interception import (
-    BatchContext,
-    batch_mean,
-    batch_statistics,
-    drop,
-    insists_on_batch,
-    insists_on_dropping,
-)
+from jtl.engine.batch import BatchContext, batch_mean
+from jtl.engine.interception import drop, insists_on_batch, insists_on_dropping
+from jtl.engine.normalization import batch_statistics, normalize
 from jtl.errors import ConfigError
 from jtl.rng import stream_key
 from jtl.tree import flatten, map_with_path, unflatten
@@ -167,7 +163,7 @@ def _extended(kind: Hashable) -> type:
     return types.new_class(kind.__name__, (kind,), exec_body=lambda own: own.update(body))
 
 
-def _batch_norm_call(normalize: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def _batch_norm_call(original: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """The call of a BatchNorm: global and masked statistics, or the stored ones where frozen."""
 
     def call(
@@ -177,9 +173,9 @@ def _batch_norm_call(normalize: Callable[..., jax.Array]) -> Callable[..., jax.A
         if place.context is None:
             if use_running_average is False:
                 raise insists_on_batch(place.path)
-            return normalize(norm, x, True)
+            return original(norm, x, True)
         if use_running_average or place.context.modes.keeps_statistics(place.path):
-            return normalize(norm, x, True)
+            return original(norm, x, True)
         new = batch_statistics(
             x,
             place.context,
@@ -188,29 +184,24 @@ def _batch_norm_call(normalize: Callable[..., jax.Array]) -> Callable[..., jax.A
             path=place.path,
             mask=options.get("mask"),
         )
-        old = {name: getattr(norm, name).get_value() for name in new}
-        # Flax normalises with the batch's own statistics, and the running ones move after it.
         for name, value in new.items():
-            getattr(norm, name).set_value(value)
-        promote, norm.promote_dtype = norm.promote_dtype, _spare_statistics(norm.promote_dtype)
-        output = normalize(norm, x, True)
-        norm.promote_dtype = promote
-        for name, value in new.items():
-            running = norm.momentum * old[name] + (1 - norm.momentum) * value
-            running = jax.lax.stop_gradient(running.astype(old[name].dtype))
+            old = getattr(norm, name).get_value()
+            running = norm.momentum * old + (1 - norm.momentum) * value
+            running = jax.lax.stop_gradient(running.astype(old.dtype))
             getattr(norm, name).set_value(running)
-        return output
+        scale, bias = (None if own is None else own.get_value() for own in (norm.scale, norm.bias))
+        given = [value for value in (scale, bias) if value is not None]
+        return normalize(
+            x,
+            new,
+            scale=scale,
+            bias=bias,
+            epsilon=norm.epsilon,
+            axis=norm.axis,
+            dtype=canonicalize_dtype(x, *given, dtype=norm.dtype),
+        )
 
     return call
-
-
-def _spare_statistics(promote: Callable[..., Any]) -> Callable[..., Any]:
-    # In half precision Flax rounds stored statistics, but not those of the batch.
-    def spare(arrays: Any, **options: Any) -> Any:
-        x, _, _, scale, bias = promote(arrays, **options)
-        return x, arrays[1], arrays[2], scale, bias
-
-    return spare
 
 
 def _dropout_call(_: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

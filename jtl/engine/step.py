@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jtl.engine.batch import BatchContext, batch_mean, batch_sum
 from jtl.engine.evaluation import Prepare, complete
 from jtl.engine.forward import Forward, as_forward
 from jtl.engine.freeze import TRAINABLE, Freeze, Labels, entries_of, freeze_labels
-from jtl.engine.interception import BatchContext, batch_mean, batch_sum
 from jtl.engine.losses import Batch, Loss, class_indices, cross_entropy, known_labels_only
 from jtl.engine.modes import BatchNormMode, Modes, make_modes
 from jtl.engine.optim import check_labels

@@ -17,7 +17,8 @@ from jtl.models.inception_blocks import (
     ConvUnit,
     Mixer,
 )
-from jtl.models.layers import Layers, bias_uniform, float_dtype, global_average
+from jtl.models.layers import Layers, bias_uniform, float_dtype
+from jtl.models.pooling import global_average, max_pool
 from jtl.models.staged import StagedNet
 
 # torchvision draws kernels from a normal of deviation 0.1, cut off at ±2: at 20 deviations.
@@ -116,10 +117,10 @@ class Stem(Mixer):
         """`[batch, 299, 299, 3]` to `[batch, 35, 35, 192]`."""
         x = self.unit(x, "conv1a", 32, (3, 3), train, stride=2, padded=False)
         x = self.unit(x, "conv2a", 32, (3, 3), train, padded=False)
-        x = nn.max_pool(self.unit(x, "conv2b", 64, (3, 3), train), (3, 3), (2, 2))
+        x = max_pool(self.unit(x, "conv2b", 64, (3, 3), train), 3)
         x = self.unit(x, "conv3b", 80, (1, 1), train)
         x = self.unit(x, "conv4a", 192, (3, 3), train, padded=False)
-        return nn.max_pool(x, (3, 3), (2, 2))
+        return max_pool(x, 3)
 
 
 class Mixed5(Mixer):

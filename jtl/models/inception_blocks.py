@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jtl.models.layers import Layers, average_pool
+from jtl.models.layers import Layers
+from jtl.models.pooling import average_pool, max_pool
 
 
 class Mixer(nn.Module):
@@ -116,7 +117,7 @@ class BlockB(Mixer):
         two = self.unit(x, "branch3x3dbl_1", 64, (1, 1), train)
         two = self.unit(two, "branch3x3dbl_2", 96, (3, 3), train)
         two = self.unit(two, "branch3x3dbl_3", 96, (3, 3), train, stride=2, padded=False)
-        return jnp.concatenate([one, two, nn.max_pool(x, (3, 3), (2, 2))], axis=-1)
+        return jnp.concatenate([one, two, max_pool(x, 3)], axis=-1)
 
 
 class BlockC(Mixer):
@@ -156,7 +157,7 @@ class BlockD(Mixer):
         two = self.unit(two, "branch7x7x3_2", 192, (1, 7), train)
         two = self.unit(two, "branch7x7x3_3", 192, (7, 1), train)
         two = self.unit(two, "branch7x7x3_4", 192, (3, 3), train, stride=2, padded=False)
-        return jnp.concatenate([one, two, nn.max_pool(x, (3, 3), (2, 2))], axis=-1)
+        return jnp.concatenate([one, two, max_pool(x, 3)], axis=-1)
 
 
 class BlockE(Mixer):

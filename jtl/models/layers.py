@@ -1,4 +1,4 @@
-"""The layers that every family is built from: factories with shared numerics, and pooling."""
+"""The layers that every family is built from: factories with shared numerics."""
 
 import dataclasses
 import math
@@ -8,6 +8,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jtl.platforms import on_cpu
 
 Initializer = Callable[..., jax.Array]
 
@@ -66,11 +68,15 @@ class Layers:
         """A convolution; `padding` in pixels a side, by default half the kernel."""
         half = (kernel_size[0] // 2, kernel_size[1] // 2)
         rows, columns = half if padding is None else padding
-        pointwise = kernel_size == (1, 1) and (rows, columns) == (0, 0) and groups == 1
+        convolve = None
+        if groups == 1 and kernel_size == (1, 1) and (rows, columns) == (0, 0):
+            convolve = _pointwise
+        elif groups == 1 and stride == 2:
+            convolve = _halving
         return nn.Conv(
             features,
             kernel_size,
-            conv_general_dilated=_pointwise if pointwise else None,
+            conv_general_dilated=convolve,
             strides=(stride, stride),
             padding=((rows, rows), (columns, columns)),
             feature_group_count=groups,
@@ -120,54 +126,38 @@ def _pointwise(
         return out, sum(parts) if parts else jnp.zeros_like(out)
 
     convolve.defjvp(tangent, symbolic_zeros=True)
-    on_cpu = jax.default_backend() == "cpu"
-    return convolve(x, kernel) if on_cpu else convolve.fun(x, kernel)
+    return convolve(x, kernel) if on_cpu() else convolve.fun(x, kernel)
 
 
-def global_average(x: jax.Array) -> jax.Array:
-    """The mean over space, `[batch, h, w, c]` to `[batch, c]`, summed in at least float32."""
-    return jnp.mean(x, axis=(1, 2), dtype=float_dtype(x.dtype))
-
-
-def average_pool(x: jax.Array, window: int, *, count_padding: bool) -> jax.Array:
-    """The mean over a square window at stride 1, output as large as the input.
-
-    Args:
-        x: float `[batch, height, width, channel]`.
-        window: an odd width in pixels.
-        count_padding: whether the zeros around the image count in the divisor: torch's
-            `avg_pool2d` counts them, Keras's `AveragePooling2D` does not.
+def _halving(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """A convolution at stride 2; one of images takes squares of four pixels as one of 4 × as many
+    channels, which matrix units, made for many channels, compute in less than half of the time.
     """
-    pad = window // 2
-    return nn.avg_pool(
-        x,
-        (window, window),
-        strides=(1, 1),
-        padding=((pad, pad), (pad, pad)),
-        count_include_pad=count_padding,
-    )
+    channels = x.shape[-1]
+    if on_cpu() or channels > 4:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    for axis, (low, high) in enumerate(padding, 1):
+        size = kernel.shape[axis - 1]
+        outputs = (x.shape[axis] + low + high - size) // 2 + 1
+        shift = low % 2  # the kernel begins at an even place
+        blocks = -(-(size + shift) // 2)
+        kernel = _pad(kernel, axis - 1, shift, 2 * blocks - size - shift)
+        x = _pad(x, axis, low + shift, 2 * (outputs + blocks - 1) - x.shape[axis] - low - shift)
+    b, h, w = (length // 2 for length in (2 * x.shape[0], *x.shape[1:3]))
+    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
+    x = x.reshape(b, h, 2, w, 2, channels).swapaxes(2, 3).reshape(b, h, w, 4 * channels)
+    kernel = kernel.reshape(rows, 2, columns, 2, channels, -1).swapaxes(1, 2)
+    kernel = kernel.reshape(rows, columns, 4 * channels, -1)
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", **options)
 
 
-def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """Averages `[batch, h, w, c]` into `[batch, size, size, c]`, enlarging where it must.
-
-    Cell i of n covers the pixels from floor(i·h/n) up to ceil((i+1)·h/n), as torch's
-    `AdaptiveAvgPool2d` documents; cells overlap where h is no multiple of n.
-    """
-    if x.shape[1:3] == (size, size):
-        return x
-    dtype = float_dtype(x.dtype)
-    rows = _pooling_matrix(x.shape[1], size, dtype)
-    columns = _pooling_matrix(x.shape[2], size, dtype)
-    pooled = jnp.einsum(
-        "bhwc,ih,jw->bijc", x.astype(dtype), rows, columns, precision=jax.lax.Precision.HIGHEST
-    )
-    return pooled.astype(x.dtype)
-
-
-def _pooling_matrix(length: int, size: int, dtype: Any) -> jax.Array:
-    rows = []
-    for i in range(size):
-        start, stop = i * length // size, -(-(i + 1) * length // size)
-        rows.append([1 / (stop - start) if start <= j < stop else 0.0 for j in range(length)])
-    return jnp.asarray(rows, dtype)
+def _pad(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
+    """Zeros before and after along an axis; what is negative is cut off."""
+    widths = [(low, high, 0) if own == axis else (0, 0, 0) for own in range(x.ndim)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)

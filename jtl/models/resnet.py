@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jtl.models.layers import Layers, bias_uniform, dense_uniform
+from jtl.models.pooling import max_pool
 from jtl.models.staged import StagedNet
 
 EXPANSION = {"basic": 1, "bottleneck": 4, "preact": 4}
@@ -142,8 +143,8 @@ class Stem(nn.Module):
         if self.bare:
             # Keras pads with zeros; after a ReLU that is the same as padding with -inf.
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            return nn.max_pool(x, (3, 3), (2, 2), padding="VALID")
-        return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            return max_pool(x, 3)
+        return max_pool(x, 3, padding=1)
 
 
 class Stage(nn.Module):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jtl.errors import ConfigError
-from jtl.models.layers import float_dtype, global_average
+from jtl.models.layers import float_dtype
+from jtl.models.pooling import global_average
 from jtl.tree import nearest
 
 

@@ -5,7 +5,8 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from jtl.models.layers import Layers, adaptive_average_pool
+from jtl.models.layers import Layers
+from jtl.models.pooling import adaptive_average_pool, max_pool
 from jtl.models.staged import StagedNet
 
 # Pixels a side that the classifier sees, whatever the image (Simonyan and Zisserman, 2014: 224/32).
@@ -93,7 +94,7 @@ class ConvBlock(nn.Module):
             if self.batch_norm:
                 x = self.layers.norm(name=f"bn{i}")(x, use_running_average=not train)
             x = nn.relu(x)
-        return nn.max_pool(x, (2, 2), (2, 2))
+        return max_pool(x, 2)
 
 
 class Classifier(nn.Module):

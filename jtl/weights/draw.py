@@ -12,6 +12,7 @@ import numpy as np
 
 from jtl.errors import ConfigError
 from jtl.models.staged import StagedNet
+from jtl.platforms import on_cpu
 from jtl.rng import base_key, stream_key
 from jtl.weights.head import class_leaves
 from jtl.weights.ledger import ShapeDtype
@@ -96,5 +97,5 @@ def _compiled_once(function: Callable[[jax.Array], Any]) -> Callable[[jax.Array]
     On a CPU the compiler needs seconds for each shape that is drawn, and a quarter of that
     without optimisations.
     """
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    quick = {"xla_backend_optimization_level": 0} if on_cpu() else None
     return jax.jit(function, compiler_options=quick)

@@ -16,9 +16,9 @@ import numpy as np
 import optax
 
 import jtl
+from jtl.engine.batch import BatchContext
 from jtl.engine.evaluation import complete, gather_batch, make_predict_step
 from jtl.engine.forward import LinenForward
-from jtl.engine.interception import BatchContext
 from jtl.engine.modes import make_modes
 from jtl.errors import ConfigError, DataError
 from jtl.experiment.failures import fail_for_all, watch_others

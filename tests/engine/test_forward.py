@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import jtl
+from jtl.engine.batch import BatchContext
 from jtl.engine.forward import FunctionForward, LinenForward, as_forward
-from jtl.engine.interception import BatchContext
 from jtl.engine.modes import make_modes
 from jtl.errors import ConfigError
 from jtl.tree import differences

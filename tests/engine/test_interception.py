@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jtl
+from jtl.engine.batch import BatchContext
 from jtl.engine.forward import LinenForward
-from jtl.engine.interception import BatchContext
 from jtl.engine.modes import make_modes
 from jtl.errors import ConfigError
 from jtl.tree import differences

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 import jtl
+from jtl.engine.batch import BatchContext
 from jtl.engine.forward import as_forward
-from jtl.engine.interception import BatchContext
 from jtl.engine.modes import make_modes
 from jtl.engine.nnx import NNXForward
 from jtl.errors import ConfigError

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,63 +6,11 @@ import pytest
 
 from jtl.models.layers import (
     Layers,
-    adaptive_average_pool,
-    average_pool,
     bias_uniform,
     conv_normal,
     dense_uniform,
     float_dtype,
-    global_average,
 )
-
-
-def images(height: int, width: int, dtype: str = "float64") -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(dtype)
-
-
-def adaptive_by_loops(x: np.ndarray, size: int) -> np.ndarray:
-    """Torch's documented rule, cell by cell."""
-    height, width = x.shape[1:3]
-    out = np.zeros((x.shape[0], size, size, x.shape[3]))
-    for i in range(size):
-        for j in range(size):
-            rows = slice(int(np.floor(i * height / size)), int(np.ceil((i + 1) * height / size)))
-            columns = slice(int(np.floor(j * width / size)), int(np.ceil((j + 1) * width / size)))
-            out[:, i, j] = x[:, rows, columns].mean((1, 2))
-    return out
-
-
-@pytest.mark.parametrize("shape", [(2, 2), (7, 7), (8, 8), (10, 13), (14, 14), (1, 20), (3, 9)])
-def test_adaptive_pool_shrinks_and_enlarges_as_torch_documents(shape, x64):
-    x = images(*shape)
-    np.testing.assert_allclose(
-        adaptive_average_pool(jnp.asarray(x), 7), adaptive_by_loops(x, 7), rtol=1e-13, atol=1e-14
-    )
-
-
-def test_adaptive_pool_is_exact_in_float32_on_any_device():
-    x = jnp.ones((1, 2, 2, 1), jnp.float32) * 0.1
-    assert np.array_equal(adaptive_average_pool(x, 7), np.full((1, 7, 7, 1), 0.1, np.float32))
-
-
-def test_adaptive_pool_keeps_the_dtype():
-    assert adaptive_average_pool(jnp.ones((1, 2, 2, 1), jnp.bfloat16), 7).dtype == jnp.bfloat16
-
-
-def test_average_pool_divides_by_what_it_is_told_to_count():
-    ones = jnp.ones((1, 3, 3, 1))
-    counted = average_pool(ones, 3, count_padding=True)[0, :, :, 0]
-    skipped = average_pool(ones, 3, count_padding=False)[0, :, :, 0]
-    expected = np.array([[4, 6, 4], [6, 9, 6], [4, 6, 4]]) / 9
-    np.testing.assert_allclose(counted, expected, rtol=1e-6)
-    np.testing.assert_allclose(skipped, np.ones((3, 3)), rtol=1e-6)
-
-
-def test_global_average_sums_half_precision_in_float32():
-    x = jnp.full((1, 100, 100, 1), 1.0078125, jnp.bfloat16)
-    pooled = global_average(x)
-    assert pooled.dtype == jnp.float32
-    np.testing.assert_allclose(pooled, 1.0078125, rtol=1e-6)
 
 
 def test_float_dtype_is_never_below_float32_nor_below_its_input():
@@ -89,3 +38,35 @@ def test_initialisers_have_the_spread_that_torch_documents():
     for drawn in (dense_uniform(key, (400, 1000)), bias_uniform(400)(key, (10_000,))):
         assert abs(drawn).max() <= bound
         np.testing.assert_allclose(drawn.std(), bound / np.sqrt(3), rtol=0.02)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("pixels", [8, 9, 15])
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_a_strided_convolution_of_images_is_the_same_on_an_accelerator(
+    size, pixels, padding, monkeypatch, x64
+):
+    if pixels + 2 * padding < size:
+        pytest.skip("no window fits")
+    conv = Layers(param_dtype=jnp.float64).conv(
+        5, (size, size), stride=2, padding=(padding, padding), name=None
+    )
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, pixels, pixels + 1, 3)))
+    params = conv.init(jax.random.key(0), x)
+
+    def loss(params, x):
+        return jnp.sum(jnp.sin(conv.apply(params, x)))
+
+    expected = jax.value_and_grad(loss, argnums=(0, 1))(params, x)
+    monkeypatch.setattr("jtl.models.layers.on_cpu", lambda: False)
+    found = jax.value_and_grad(loss, argnums=(0, 1))(params, x)
+    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_images_reach_matrix_units_with_four_times_the_channels(monkeypatch):
+    monkeypatch.setattr("jtl.models.layers.on_cpu", lambda: False)
+    conv = Layers().conv(64, (7, 7), stride=2, name=None)
+    x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(conv.init, jax.random.key(0), x)
+    traced = str(jax.make_jaxpr(conv.apply)(params, x))
+    assert "f32[4,4,12,64]" in traced

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from jtl.models.layers import adaptive_average_pool
+from jtl.models.pooling import adaptive_average_pool
 from jtl.models.registry import create_model
 
 # One convolution a block: enough to say where the classifier begins.
