@@ -14,6 +14,7 @@ of memory, take turns with the rest. The JSON is written after each contest.
 
 import argparse
 import contextlib
+import itertools
 import os
 import statistics
 from collections.abc import Iterator, Sequence
@@ -61,15 +62,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     path = record.write(arguments.results, "train_step", [], unmeasured=notes)
     too_large: set[tuple[str, str, str]] = set()
-    for cell in _cells(arguments, on_cpu):
-        if (kind := (cell.network, cell.trained, cell.precision)) in too_large:
-            continue
-        found = _hold(cell, sides, arguments, on_cpu)
-        if found[0].get("failed"):
-            too_large.add(kind)  # larger batches need no try
-        for row in found:
-            _print(row)
-        rows += found
+    cells = iter(_cells(arguments, on_cpu))
+    while group := list(itertools.islice(cells, arguments.together)):
+        group = [own for own in group if _kind(own) not in too_large]
+        for cell, found in zip(group, _hold(group, sides, arguments, on_cpu), strict=True):
+            if found[0].get("failed"):
+                too_large.add(_kind(cell))  # larger batches need no try
+            for row in found:
+                _print(row)
+            rows += found
         path = record.write(arguments.results, "train_step", rows, unmeasured=notes)
     print(path)
 
@@ -79,6 +80,8 @@ def _arguments() -> argparse.Namespace:
     for name in ("networks", "trained", "precisions", "batches"):
         parser.add_argument(f"--{name}", type=lambda text: text.split(","), metavar="A,B")
     parser.add_argument("--pixels", type=int)
+    parser.add_argument("--together", type=int, default=1, help="contests prepared at once")
+    parser.add_argument("--seconds", type=float, help="of a turn, about")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     return parser.parse_args()
 
@@ -105,23 +108,38 @@ def _cells(arguments: argparse.Namespace, on_cpu: bool) -> Iterator[Cell]:
                     )
 
 
+def _kind(cell: Cell) -> tuple[str, str, str]:
+    return cell.network, cell.trained, cell.precision
+
+
 def _hold(
-    cell: Cell, sides: Sequence[Entry], arguments: argparse.Namespace, on_cpu: bool
-) -> list[dict[str, Any]]:
-    """One contest; a row a side, jtl's first."""
+    cells: Sequence[Cell], sides: Sequence[Entry], arguments: argparse.Namespace, on_cpu: bool
+) -> list[list[dict[str, Any]]]:
+    """Contests, of which one is held at a time; of each a row a side, jtl's first."""
     ceiling = Entry(name="ceilings", module="ceilings", variant="smoke" * arguments.smoke)
     smoke = arguments.smoke
+    seconds = arguments.seconds or (1.5 if on_cpu else 1.0)
     with contextlib.ExitStack() as stack:
-        contestants = []
-        for entry in (ceiling, *sides):
-            contestants.append(stack.enter_context(Contestant(entry, cell)))
-            contestants[-1].get_ready()  # one at a time: they would slow each other's compilers
-        take_turns(
-            contestants,
-            rounds=1 if smoke else arguments.rounds,
-            seconds=0.0 if smoke else 1.5 if on_cpu else 1.0,
-            most_steps=1 if smoke else 2000,
-        )
+        contests: list[list[Contestant]] = []
+        for cell in cells:
+            contests.append([])
+            for entry in (ceiling, *sides):
+                contests[-1].append(stack.enter_context(Contestant(entry, cell)))
+                if on_cpu:  # one at a time: they would slow each other's compilers
+                    contests[-1][-1].get_ready()
+        for contestant in itertools.chain(*contests) if not on_cpu else ():
+            contestant.get_ready()
+        for contestants in contests:
+            take_turns(
+                contestants,
+                rounds=1 if smoke else arguments.rounds,
+                seconds=0.0 if smoke else seconds,
+                most_steps=1 if smoke else 2000,
+            )
+    return [_rows(cell, contestants) for cell, contestants in zip(cells, contests, strict=True)]
+
+
+def _rows(cell: Cell, contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
     first, own, *_ = contestants
     seconds = statistics.median(own.seconds) if own.seconds else None
     flops = own.facts.get("flops")
