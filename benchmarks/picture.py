@@ -109,13 +109,12 @@ def _none(rows: Rows) -> Sequence[Panel]:
 
 
 def _training(rows: Rows) -> Sequence[Panel]:
-    bars: list[Bar] = []
+    bars = [Bar(label="the fastest peer", value=1.0, own=False)]
     for network, trained, own, peer in duels(rows):
-        bars.append(Bar(label=f"{network}, {trained}: jtl", value=own["images_per_second"]))
         if peer is not None:
-            rate = peer["images_per_second"]
-            bars.append(Bar(label=peer["name"], value=rate, own=False))
-    return [Panel(title="training, images/s", bars=tuple(bars), logarithmic=True)]
+            ratio = own["images_per_second"] / peer["images_per_second"]
+            bars.append(Bar(label=f"{network}, {trained}", value=ratio))
+    return [Panel(title="training, images/s of the fastest peer's", bars=tuple(bars))]
 
 
 def _bars(rows: Rows, value: Callable[[Any], float], own: Callable[[Any], bool]) -> tuple[Bar, ...]:
@@ -129,7 +128,13 @@ def _freezing(rows: Rows) -> Sequence[Panel]:
 
 def _cache(rows: Rows) -> Sequence[Panel]:
     bars = _bars(rows, lambda row: row["times_as_fast"], lambda row: "without" not in row["name"])
-    return [Panel(title="an epoch from the cache, times as fast", bars=bars, logarithmic=True)]
+    return [
+        Panel(
+            title="an epoch from the cache, times as fast (logarithmic)",
+            bars=bars,
+            logarithmic=True,
+        )
+    ]
 
 
 def _images(rows: Rows) -> Sequence[Panel]:

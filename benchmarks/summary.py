@@ -85,7 +85,9 @@ def _training(rows: Rows, *, on_cpu: bool) -> str:
         if not on_cpu:
             text += f" {rate:,.0f} images/s in {own['precision']} at {own['batch']} a step"
         if peer is not None:
-            text += f" {rate / peer['images_per_second']:.2f} × {peer['name']}"
+            text += (
+                f"{'' if on_cpu else ','} {rate / peer['images_per_second']:.2f} × {peer['name']}"
+            )
         said.append(text)
     return "; ".join(said)
 
