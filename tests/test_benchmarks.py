@@ -93,7 +93,7 @@ def test_results_of_a_cpu_and_of_an_accelerator_lie_and_are_drawn_side_by_side(t
     _, _, *lines = summary.table(tmp_path).splitlines()
     assert sorted("H100" in line for line in lines) == [False, True]
     (fast,) = [line for line in lines if "(NVIDIA H100 80GB HBM3)" in line]
-    assert "resnet50, full: 3,000 images/s in bfloat16 at 256 a step 1.50 × PyTorch;" in fast
+    assert "resnet50, full: 3,000 images/s in bfloat16 at 256 a step, 1.50 × PyTorch;" in fast
     assert all("compiled" not in line for line in lines)
     picture.draw(tmp_path, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
