@@ -25,7 +25,7 @@ from jtl.training.files import read_json, write_json, write_text
 from jtl.training.lease import is_claim
 from jtl.training.options import TrainOptions
 from jtl.training.owner import NAME as LOCK
-from jtl.training.storage import is_address
+from jtl.training.storage import refuse_address
 
 _FIRST = "config.yaml"  # what makes a folder a run
 _LIBRARIES = ("jtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -46,11 +46,7 @@ def check_workdir(
         CheckpointError: the folder holds another run or something else.
         ConfigError: the run to resume was made from another config.
     """
-    if is_address(workdir):
-        raise CheckpointError(
-            f"the folder {workdir} is an address of object storage, which only jtl train can train "
-            "at: give a folder, or mount it (as gcsfuse or mountpoint-s3 do)."
-        )
+    refuse_address(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise CheckpointError(f"{workdir} is no folder: choose another one with --workdir.")
     names = [path.name for path in workdir.iterdir()] if workdir.exists() else []

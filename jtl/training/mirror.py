@@ -38,7 +38,7 @@ class Mirror:
         self.address, self.folder = storage.address, folder
         self._storage, self._claim = storage, claim
         self._stored: dict[str, bytes | None] = {}  # each one's manifest; None of what is no good
-        self._sent: dict[str, tuple[int, int]] = {}
+        self._sent: dict[str, tuple[int, int] | None] = {}
 
     def fetch(self) -> None:
         """Fills the folder with all that is stored, damaged or not, and removes what is half there.
@@ -99,9 +99,10 @@ class Mirror:
         self._claim.check()
         for name in (_FIRST, *sorted(changed.keys() - {_FIRST, _LAST}), _LAST):
             if name in changed:
-                # Records grow meanwhile: what is sent is what was read at once.
-                self._storage.write(name, (self.folder / name).read_bytes())
-                self._sent[name] = changed[name]
+                # Records grow meanwhile, and what others keep beside them may vanish.
+                with suppress(FileNotFoundError):
+                    self._storage.write(name, (self.folder / name).read_bytes())
+                    self._sent[name] = changed[name]
 
     def said(self, text: str) -> str:
         """A text about the folder here, as one about the address."""
@@ -139,9 +140,11 @@ class Mirror:
             self._stored[name] = None
             raise
 
-    def _seen(self, name: str) -> tuple[int, int]:
-        status = (self.folder / name).stat()
-        return status.st_size, status.st_mtime_ns
+    def _seen(self, name: str) -> tuple[int, int] | None:
+        with suppress(FileNotFoundError):
+            status = (self.folder / name).stat()
+            return status.st_size, status.st_mtime_ns
+        return None
 
 
 def fetch_copy(address: str, step: int | None = None) -> Path:
@@ -222,7 +225,7 @@ def mirrored(
             try:
                 yield mirror
             except BaseException:
-                with suppress(CheckpointError):  # what happened first is what is told
+                with suppress(CheckpointError, OSError):  # what happened first is what is told
                     mirror.store_records()
                 raise
             mirror.store_records()

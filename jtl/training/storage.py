@@ -19,6 +19,19 @@ def is_address(place: object) -> bool:
     return _SCHEME.match(str(place)) is not None
 
 
+def refuse_address(place: str | Path | None) -> None:
+    """Refuses an address where only a folder will do.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if place is not None and is_address(place):
+        raise CheckpointError(
+            f"{place} is an address of object storage, where only jtl train keeps its runs: give a "
+            "folder, or mount the storage (as gcsfuse or mountpoint-s3 do)."
+        )
+
+
 class ObjectStorage:
     """The objects below an address such as `gs://bucket/runs/mine`, by their names from there.
 

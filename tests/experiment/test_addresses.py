@@ -8,6 +8,7 @@ import pytest
 
 from jtl import load_run
 from jtl.errors import CheckpointError, ConfigError
+from jtl.experiment.place import placed
 from jtl.study.verify.compare import compare_records, compare_summaries
 from jtl.training.storage import ObjectStorage
 from jtl.tree import differences
@@ -144,6 +145,41 @@ def test_an_address_that_is_not_served_is_refused_and_makes_no_folder(tmp_path, 
         with pytest.raises(CheckpointError, match=r"ftp://host/run is no folder and no address"):
             run(workdir, config(**SHORT))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["crossval", "digits", "--folds", "2"],
+        ["verify-resume", "digits"],
+        ["tune", "digits", "--method", "grid", "--space", "space.yaml"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_other_commands_refuse_an_address_and_make_no_folder(words, tmp_path, monkeypatch, capsys):
+    from jtl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    space = tmp_path / "space.yaml"
+    space.write_text("seed: {kind: choice, options: [0, 1]}\n")
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--workdir", ADDRESS])
+    assert ended.value.code == 2
+    assert "is an address of object storage, where only jtl train" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [space]
+
+
+def test_several_processes_are_refused_before_the_address_is_touched(monkeypatch):
+    import jax
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    address = "memory://several/run"
+    with (
+        pytest.raises(CheckpointError, match="keeps runs of one process, and these are 2"),
+        placed(address, resume=True, tell=pytest.fail),
+    ):
+        pass
+    assert ObjectStorage(address).top() == []
 
 
 def test_the_records_of_a_run_name_no_folder_of_this_machine(went_on):

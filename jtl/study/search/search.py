@@ -16,6 +16,7 @@ from jtl.study.search.process import Process
 from jtl.study.search.result import HeldOut, Result, write_result
 from jtl.study.search.trial import Method, Trial
 from jtl.study.spread import Spread, spread_of
+from jtl.training.storage import refuse_address
 
 # Trials that are proposed at once where they train together. A method that learns is asked for a
 # fifth of them all, so that it has something to learn from.
@@ -72,6 +73,7 @@ def search(
     """
     check_plan(plan)
     default = Path("runs") / f"{plan.config.name}-{plan.method}"
+    refuse_address(workdir)
     folder = StudyFolder(path=Path(workdir or default).absolute())
     method = _begun(plan, folder, resume=resume)
     with Process(folder.path / "log.txt") as process:

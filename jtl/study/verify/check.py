@@ -21,6 +21,7 @@ from jtl.study.verify.compare import compare_examples, compare_records, compare_
 from jtl.study.verify.start import CONFIG, RUN, STEPS
 from jtl.study.verify.state import Saved
 from jtl.training.options import PhaseOptions
+from jtl.training.storage import refuse_address
 
 Tell = Callable[[str], None]
 
@@ -114,6 +115,7 @@ def verify_resume(
     if kills < 1 or steps < 2:
         raise ConfigError(f"kills={kills}, steps={steps}: give at least 1 kill and 2 steps.")
     config = shortened(config, steps)
+    refuse_address(folder)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="jtl-verify-resume-", dir=folder)).absolute()
