@@ -130,7 +130,7 @@ def _cache(rows: Rows) -> Sequence[Panel]:
     bars = _bars(rows, lambda row: row["times_as_fast"], lambda row: "without" not in row["name"])
     return [
         Panel(
-            title="an epoch from the cache, times as fast (logarithmic)",
+            title="an epoch from the cache, times as fast (log)",
             bars=bars,
             logarithmic=True,
         )
