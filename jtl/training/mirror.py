@@ -13,7 +13,7 @@ from jtl.training.lease import Claim, claimed, is_claim
 from jtl.training.manifest import NAME as MANIFEST
 from jtl.training.manifest import damage
 from jtl.training.storage import ObjectStorage
-from jtl.weights.cache import cache_folder
+from jtl.weights.cache import cache_folder, locked
 
 _STEPS = "checkpoints"  # the folder of those that count by their manifests
 _ASIDE = "damaged-"  # what names of damaged ones begin with
@@ -158,7 +158,18 @@ def fetch_copy(address: str, step: int | None = None) -> Path:
         CheckpointError: the storage does not answer, or the disk here is full.
     """
     storage = ObjectStorage(address)
-    folder, sizes = kept_at(storage.address) / "read", storage.sizes()
+    folder = kept_at(storage.address) / "read"
+    with locked(folder, _patient):  # readers of one run, one after the other
+        _fetch_copy(storage, folder, step)
+    return folder
+
+
+def _patient(owner: str) -> None:
+    del owner
+
+
+def _fetch_copy(storage: ObjectStorage, folder: Path, step: int | None) -> None:
+    sizes = storage.sizes()
     if _FIRST not in sizes:  # whatever else it is
         sizes = {}
     for name in _records(folder):
@@ -168,7 +179,6 @@ def fetch_copy(address: str, step: int | None = None) -> Path:
     for name, names in _grouped(sizes).items():
         if step is not None and (name == str(step) or name.startswith(STORE)):
             _fetch_group(storage, folder, name, names)
-    return folder
 
 
 def send(address: str, folder: Path, paths: Iterable[Path]) -> None:

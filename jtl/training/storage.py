@@ -1,8 +1,11 @@
 """Object storage: the objects below one address, whole or absent, with errors that say where."""
 
+import base64
 import contextlib
+import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,9 @@ def refuse_address(place: str | Path | None) -> None:
         CheckpointError: it is one.
     """
     if place is not None and is_address(place):
+        address = re.sub(r":/+", "://", str(place), count=1)
         raise CheckpointError(
-            f"{place} is an address of object storage, where only jtl train keeps its runs: give a "
+            f"{address} is an address of object storage, where only jtl train keeps its runs: give a "
             "folder, or mount the storage (as gcsfuse or mountpoint-s3 do)."
         )
 
@@ -110,7 +114,7 @@ class ObjectStorage:
         """
         with self._told("cannot be fetched", name):
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
             try:
                 self._files.get_file(self._at(name), str(beside))
                 beside.replace(path)
@@ -124,9 +128,10 @@ class ObjectStorage:
             CheckpointError: it has not.
         """
         with self._told("cannot be written", name):
-            size = path.stat().st_size
             self._files.put_file(str(path), self._at(name))
-            self._confirm(name, size)
+            with path.open("rb") as file:
+                own = hashlib.file_digest(file, _md5)
+                self._confirm(name, file.tell(), own.digest())
 
     def write(self, name: str, content: bytes) -> None:
         """Replaces an object by these bytes, and sees that all of them have arrived.
@@ -136,7 +141,7 @@ class ObjectStorage:
         """
         with self._told("cannot be written", name):
             self._files.pipe_file(self._at(name), content)
-            self._confirm(name, len(content))
+            self._confirm(name, len(content), _md5(content).digest())
 
     def create(self, name: str, content: bytes) -> bool:
         """Makes an object of which there must be none; whether it was made by this call.
@@ -165,11 +170,14 @@ class ObjectStorage:
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _confirm(self, name: str, size: int) -> None:
+    def _confirm(self, name: str, size: int, md5: bytes) -> None:
         self._files.invalidate_cache()
-        found = self._files.info(self._at(name))["size"]
-        if found != size:
-            raise OSError(f"{found} of {size} bytes have arrived")
+        found = self._files.info(self._at(name))
+        if found["size"] != size:
+            raise OSError(f"{found['size']} of {size} bytes have arrived")
+        # Google's storage says what it has taken in; s3fs has its requests checked on arrival.
+        if found.get("md5Hash") not in (None, base64.b64encode(md5).decode()):
+            raise OSError("it has arrived damaged")
 
     @contextlib.contextmanager
     def _told(self, what: str, name: str = "") -> Iterator[None]:
@@ -183,6 +191,10 @@ class ObjectStorage:
                 first = "it is not there, or no such bucket is"
             place = f"{self.address}/{name}".rstrip("/")
             raise CheckpointError(f"{place} {what} ({first}).") from error
+
+
+def _md5(content: bytes = b"") -> Any:
+    return hashlib.md5(content, usedforsecurity=False)  # against accidents, as storage has it
 
 
 def _file_system(address: str) -> Any:

@@ -10,7 +10,8 @@ import pytest
 from jtl.errors import CheckpointError
 from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress, abstract
 from jtl.training.lease import PREFIX
-from jtl.training.mirror import kept_at, mirrored
+from jtl.training.manifest import damage
+from jtl.training.mirror import fetch_copy, kept_at, mirrored
 from jtl.training.storage import ObjectStorage
 from jtl.tree import differences
 from tests.training.faults import saving
@@ -312,3 +313,21 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(stored):
     finally:
         del objects[f"{stored._root}/{bad}"]
     assert not Path(kept_at(stored.address), "1", bad).exists()
+
+
+def test_readers_that_begin_at_once_all_find_the_run_whole(stored):
+    found, start = [], threading.Barrier(6)
+
+    def read():
+        start.wait()
+        folder = fetch_copy(stored.address, 2)
+        found.append(damage(folder / "checkpoints" / "2"))
+
+    for _ in range(3):
+        shutil.rmtree(kept_at(stored.address), ignore_errors=True)
+        threads = [threading.Thread(target=read) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [[]] * 18

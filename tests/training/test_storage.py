@@ -108,3 +108,20 @@ def test_folders_are_no_addresses():
     assert is_address("s3://b")
     assert is_address("ftp://host")
     assert not any(map(is_address, ["runs/gs", "/runs/a:b", "C:/runs"[2:], "a:b/c", "./gs:/run"]))
+
+
+def test_what_arrives_spoilt_at_full_length_is_no_success(objects, tmp_path, monkeypatch):
+    storage = ObjectStorage(f"gs://bucket/{tmp_path.name}")
+    arrived = storage._files.info
+
+    def spoilt(path):
+        storage._files.pipe_file(path, b"sPoilt")
+        return arrived(path)
+
+    (tmp_path / "file").write_bytes(b"spoilt")
+    storage.upload(tmp_path / "file", "file")
+    monkeypatch.setattr(storage._files, "info", spoilt)
+    with pytest.raises(CheckpointError, match=r"file cannot be written \(it has arrived damaged"):
+        storage.upload(tmp_path / "file", "file")
+    with pytest.raises(CheckpointError, match="arrived damaged"):
+        storage.write("file", b"spoilt")

@@ -172,6 +172,13 @@ def test_a_storage_of_another_space_is_refused(make_plan, tmp_path):
         search(other, tmp_path / "other")
 
 
+def test_an_address_is_refused_and_no_folder_of_its_name_is_made(make_plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="gs://bucket/mine is an address of object storage"):
+        search(make_plan(), "gs://bucket/mine")
+    assert not (tmp_path / "gs:").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(make_plan, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "note.txt").write_text("mine")

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,13 @@ def test_phases_are_cut_short_and_saved_often():
 def test_numbers_without_sense_are_refused(tmp_path, numbers):
     with pytest.raises(ConfigError, match="give at least 1 kill and 2 steps"):
         verify_resume(read_config("digits"), folder=tmp_path, **numbers)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_is_refused_and_no_folder_of_its_name_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="gs://bucket/mine is an address of object storage"):
+        verify_resume(read_config("digits"), folder=Path("gs://bucket/mine"))
     assert not list(tmp_path.iterdir())
 
 
