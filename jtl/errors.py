@@ -29,6 +29,10 @@ class CheckpointError(JtlError):
     """A run's folder or a checkpoint in it cannot be used."""
 
 
+class TakenOverError(CheckpointError):
+    """Another process goes on with the run that this one was training."""
+
+
 class PreemptedError(JtlError):
     """A run was asked to stop, and has saved where it stands."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from jtl.engine.state import TrainState
-from jtl.errors import CheckpointError
+from jtl.errors import CheckpointError, TakenOverError
 from jtl.rng import KEY_IMPLEMENTATION
 from jtl.training.file_digests import DigestsAhead
 from jtl.training.frozen_store import PREFIX, Digests, FrozenStores
@@ -250,6 +250,8 @@ class Checkpoints:
         except Exception as error:  # Orbax and what is below it raise of every kind
             with contextlib.suppress(OSError):
                 remove(folder)
+            if isinstance(error, TakenOverError):
+                raise
             text = (
                 f"step {step} could not be saved in {self._folder} ({_first_line(error)}); the "
                 "steps saved before stand: make room or rights, then go on with --resume."

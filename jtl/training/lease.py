@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jtl.errors import CheckpointError
+from jtl.errors import CheckpointError, TakenOverError
 from jtl.training.owner import started
 from jtl.training.storage import ObjectStorage
 
@@ -34,11 +34,12 @@ class Claim:
         """Sees that nobody has taken over, as others may from an owner that seems dead.
 
         Raises:
-            CheckpointError: another process writes there now, or the storage does not answer.
+            TakenOverError: another process writes there now.
+            CheckpointError: the storage does not answer.
         """
         if (highest := max(_numbers(self._storage), default=self.number)) > self.number:
             owner = _read(self._storage, highest)
-            raise CheckpointError(
+            raise TakenOverError(
                 f"{self._storage.address} was taken over by {_who(owner)}, as this process gave no "
                 f"sign of life for {LEASE:g} s: what it has not saved is left to that one."
             )

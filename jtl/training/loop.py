@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jtl.data.pipeline import TrainOrder
 from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
-from jtl.errors import CheckpointError, PreemptedError
+from jtl.errors import CheckpointError, PreemptedError, TakenOverError
 from jtl.training.audit import check_frozen, frozen_digests, frozen_leaves
 from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
@@ -193,7 +193,7 @@ class Loop:
         try:
             self.checkpoints.wait()
         except CheckpointError as error:
-            if self.on_failure == "stop":
+            if self.on_failure == "stop" or isinstance(error, TakenOverError):
                 raise
             self._tell(Unsaved(step=progress.step, note=str(error)))
             best = progress.best_step

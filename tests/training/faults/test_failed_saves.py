@@ -2,7 +2,7 @@
 
 import pytest
 
-from jtl.errors import CheckpointError
+from jtl.errors import CheckpointError, TakenOverError
 from jtl.training import checkpoint
 from jtl.training.checkpoint import Checkpoints
 from jtl.training.events import Unsaved
@@ -58,3 +58,16 @@ def test_the_last_save_must_succeed(tmp_path, failing):
         run_loop(tmp_path, validate=scripted(SCORES), on_failure="continue")
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.progress().step == 8
+
+
+def test_a_run_that_another_process_goes_on_with_ends_whatever_it_was_told(tmp_path, monkeypatch):
+    write = checkpoint.write_manifest
+
+    def lost(folder, *rest):
+        if int(folder.name) == 5:
+            raise TakenOverError("the run was taken over by process 7 on other")
+        write(folder, *rest)
+
+    monkeypatch.setattr(checkpoint, "write_manifest", lost)
+    with pytest.raises(TakenOverError, match=r"^the run was taken over by process 7 on other$"):
+        run_loop(tmp_path, validate=scripted(SCORES), on_failure="continue")
