@@ -31,8 +31,8 @@ def refuse_address(place: str | Path | None) -> None:
     if place is not None and is_address(place):
         address = re.sub(r":/+", "://", str(place), count=1)
         raise CheckpointError(
-            f"{address} is an address of object storage, where only jtl train keeps its runs: give a "
-            "folder, or mount the storage (as gcsfuse or mountpoint-s3 do)."
+            f"{address} is an address of object storage, where only jtl train keeps its runs: give "
+            "a folder, or mount the storage (as gcsfuse or mountpoint-s3 do)."
         )
 
 
