@@ -29,6 +29,5 @@ def export(
 
     run = load_run(workdir)
     paths = export_run(run, format, output or default_output(run.workdir, format))
-    run.store(paths)
-    for path in paths:
-        print(path)
+    for place in run.store(paths):
+        print(place)

@@ -75,14 +75,18 @@ class Run:
         """Where the run is: its address, or its folder."""
         return self.address or str(self.workdir)
 
-    def store(self, paths: Iterable[Path]) -> None:
+    def store(self, paths: Iterable[Path]) -> list[str]:
         """Stores files that were made in the folder of a run at its address, if it has one.
+
+        Returns:
+            Where each of them is then.
 
         Raises:
             CheckpointError: one cannot be stored.
         """
-        if self.address is not None:
-            send(self.address, self.workdir, paths)
+        if self.address is None:
+            return [str(path) for path in paths]
+        return send(self.address, self.workdir, paths)
 
     @property
     def record(self) -> dict[str, Any]:

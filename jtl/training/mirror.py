@@ -181,7 +181,7 @@ def _fetch_copy(storage: ObjectStorage, folder: Path, step: int | None) -> None:
             _fetch_group(storage, folder, name, names)
 
 
-def send(address: str, folder: Path, paths: Iterable[Path]) -> None:
+def send(address: str, folder: Path, paths: Iterable[Path]) -> list[str]:
     """Stores files that were made of a run in a copy of it.
 
     Args:
@@ -189,13 +189,20 @@ def send(address: str, folder: Path, paths: Iterable[Path]) -> None:
         folder: the copy.
         paths: of files; those that are not in it are passed over.
 
+    Returns:
+        Where each of them is then.
+
     Raises:
         CheckpointError: one has not arrived.
     """
-    storage = ObjectStorage(address)
+    storage, places = ObjectStorage(address), []
     for path in paths:
+        places.append(str(path))
         if path.absolute().is_relative_to(folder):
-            storage.upload(path, path.absolute().relative_to(folder).as_posix())
+            name = path.absolute().relative_to(folder).as_posix()
+            storage.upload(path, name)
+            places[-1] = f"{storage.address}/{name}"
+    return places
 
 
 def kept_at(address: str) -> Path:

@@ -95,7 +95,9 @@ def test_reports_and_exports_are_stored_with_the_run(went_on, machines, capsys):
     storage = ObjectStorage(ADDRESS)
     assert ADDRESS.encode() in storage.read("report.html")
     assert {"model.safetensors", "plots"} <= set(storage.top())
-    page = Path(capsys.readouterr().out.splitlines()[0])
+    first, *others = capsys.readouterr().out.splitlines()
+    assert others[0] == f"{ADDRESS}/model.safetensors"
+    page = Path(first)
     assert page.read_bytes() == storage.read("report.html")
     load_run(ADDRESS)
     assert {"model.safetensors", "report.html"} <= {path.name for path in page.parent.iterdir()}

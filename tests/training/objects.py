@@ -46,7 +46,7 @@ def serving():
 
         def _has(self, name):
             try:
-                self.storage.get_file_obj(BUCKET, name)
+                self.storage.get_file_obj(self.path.split("/b/")[1].split("/")[0], name)
             except NotFound:
                 return False
             return True

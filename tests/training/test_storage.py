@@ -101,6 +101,8 @@ def test_what_is_not_served_is_refused_with_what_to_do(address, said, monkeypatc
 def test_a_bucket_that_does_not_exist_is_named(objects):
     with pytest.raises(CheckpointError, match=r"gs://nobody/run/name cannot be written.*bucket"):
         ObjectStorage("gs://nobody/run").write("name", b"1")
+    with pytest.raises(CheckpointError, match=r"gs://nobody/run/name cannot be written.*bucket"):
+        ObjectStorage("gs://nobody/run").create("name", b"1")
 
 
 def test_folders_are_no_addresses():
