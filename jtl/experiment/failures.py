@@ -70,6 +70,8 @@ def lost(error: BaseException) -> str | None:
         return None
     if not any(sign in text for sign in _SIGNS):
         return None
+    if (told := _failure()) is not None:  # why it went; the watch had no time yet to hear it
+        return told
     return (
         f"another of the {jax.process_count()} processes has ended without a word "
         f"({text.splitlines()[0][:200]}): start all of them again with --resume; what was saved "
