@@ -18,6 +18,7 @@ SCRIPTS = sorted(scripts())
 LONG = (
     *("scorecard", "digits_fewshot", "tune_digits", "cache_gain"),
     *("check", "end_to_end", "input_pipeline", "rank", "resume"),
+    *("frozen_cost", "placement", "vectorised"),
 )
 
 
