@@ -149,9 +149,10 @@ def _halving(
         blocks = -(-(size + shift) // 2)
         kernel = _pad(kernel, axis - 1, shift, 2 * blocks - size - shift)
         x = _pad(x, axis, low + shift, 2 * (outputs + blocks - 1) - x.shape[axis] - low - shift)
-    b, h, w = (length // 2 for length in (2 * x.shape[0], *x.shape[1:3]))
+    batch, height, width = x.shape[0], x.shape[1] // 2, x.shape[2] // 2
     rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
-    x = x.reshape(b, h, 2, w, 2, channels).swapaxes(2, 3).reshape(b, h, w, 4 * channels)
+    x = x.reshape(batch, height, 2, width, 2, channels).swapaxes(2, 3)
+    x = x.reshape(batch, height, width, 4 * channels)
     kernel = kernel.reshape(rows, 2, columns, 2, channels, -1).swapaxes(1, 2)
     kernel = kernel.reshape(rows, columns, 4 * channels, -1)
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", **options)
