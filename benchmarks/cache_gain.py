@@ -140,7 +140,7 @@ def _feed(size: Size, trained: str, choice: str, folder: Path) -> Any:
 
     import jtl
     from jtl.data.augment import AugmentOptions
-    from jtl.data.pipeline import IN_THREADS, TrainOrder, train_batches
+    from jtl.data.pipeline import IN_THREADS, TrainOrder, train_steps
     from jtl.data.reader import Reader
     from jtl.data.sources.arrays import ArraySource
     from jtl.engine.evaluation import make_eval_step
@@ -170,7 +170,7 @@ def _feed(size: Size, trained: str, choice: str, folder: Path) -> Any:
     place = jtl.parallel.single()
 
     def read(start: int, stop: int) -> Any:
-        return train_batches(reader, order, start=start, stop=stop)
+        return train_steps(reader, order, start=start, stop=stop)
 
     demand = Demand(
         choice=choice,

@@ -24,7 +24,7 @@ import optax
 
 import jtl
 from benchmarks import record
-from jtl.data.pipeline import IN_THREADS, TrainOrder, train_batches
+from jtl.data.pipeline import IN_THREADS, TrainOrder, train_steps
 from jtl.data.reader import Reader
 from jtl.data.sources.arrays import ArraySource
 from jtl.training.cache.batches import RowBatches
@@ -189,7 +189,7 @@ def _order() -> TrainOrder:
 
 
 def _read(start: int, stop: int) -> Generator[Any, None, None]:
-    return train_batches(_reader(), _order(), start=start, stop=stop)
+    return train_steps(_reader(), _order(), start=start, stop=stop)
 
 
 def _reader() -> Reader:

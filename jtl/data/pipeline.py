@@ -11,9 +11,10 @@ from annotated_types import Ge, Gt
 from jtl.data.ahead import read_ahead
 from jtl.data.reader import Reader
 from jtl.data.sources.protocol import Arrays
-from jtl.data.workers import Steps, read_steps
+from jtl.data.workers import read_steps
 from jtl.errors import DataError
 
+READERS = "the data's readers"  # who is waited for, in an error
 EVERYTHING = slice(None)  # the share of a process that is alone
 Batches = Generator[Arrays, None, None]
 
@@ -150,7 +151,7 @@ class _EvalSteps:
         }
 
 
-def train_batches(
+def train_steps(
     reader: Reader,
     order: Order,
     *,
@@ -159,7 +160,7 @@ def train_batches(
     share: slice = EVERYTHING,
     options: ReadOptions = IN_THREADS,
 ) -> Batches:
-    """The batches of steps `start` to `stop`, read ahead.
+    """The batches of steps `start` to `stop`, each read once it is asked for.
 
     Args:
         reader: of the images.
@@ -174,9 +175,28 @@ def train_batches(
         out), `position`, `example` (in the source) and `view`. To close it ends its processes.
 
     Raises:
+        DataError: an image cannot be read.
+    """
+    steps = _TrainSteps(reader=reader, order=order, share=share)
+    return read_steps(steps, start, stop, options.workers)
+
+
+def train_batches(
+    reader: Reader,
+    order: Order,
+    *,
+    start: int,
+    stop: int,
+    share: slice = EVERYTHING,
+    options: ReadOptions = IN_THREADS,
+) -> Batches:
+    """The batches of `train_steps`, read ahead.
+
+    Raises:
         DataError: an image cannot be read, or none came in time.
     """
-    return _read(_TrainSteps(reader=reader, order=order, share=share), start, stop, options)
+    batches = train_steps(reader, order, start=start, stop=stop, share=share, options=options)
+    return read_ahead(batches, options.timeout, READERS)
 
 
 def eval_batches(
@@ -202,10 +222,5 @@ def eval_batches(
         DataError: an image cannot be read, or none came in time.
     """
     steps = _EvalSteps(reader=reader, indices=indices, batch_size=batch_size, share=share)
-    return _read(steps, 0, -(-len(indices) // batch_size), options)
-
-
-def _read(steps: Steps, start: int, stop: int, options: ReadOptions) -> Batches:
-    return read_ahead(
-        read_steps(steps, start, stop, options.workers), options.timeout, "the data's readers"
-    )
+    count = -(-len(indices) // batch_size)
+    return read_ahead(read_steps(steps, 0, count, options.workers), options.timeout, READERS)

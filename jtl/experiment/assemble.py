@@ -15,7 +15,7 @@ from jtl.data.exclude import excluded
 from jtl.data.kept import KeptImages, keep_images
 from jtl.data.mix import make_mix
 from jtl.data.options import DataOptions
-from jtl.data.pipeline import ReadOptions, TrainOrder, eval_batches, train_batches
+from jtl.data.pipeline import ReadOptions, TrainOrder, eval_batches, train_steps
 from jtl.data.reader import Reader, sized_once
 from jtl.data.sources.arrays import ArraySource
 from jtl.data.sources.protocol import Arrays, Source
@@ -127,8 +127,8 @@ class Examples:
     def train_batches(
         self, order: TrainOrder, start: int, stop: int, share: slice
     ) -> Generator[Arrays, None, None]:
-        """This process's share of the training batches of steps `start` to `stop`."""
-        batches = train_batches(
+        """This process's share of the training batches, each read once it is asked for."""
+        batches = train_steps(
             self.reader, order, start=start, stop=stop, share=share, options=self.options
         )
         return self.unreadable.noted(batches)

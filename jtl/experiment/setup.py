@@ -171,4 +171,5 @@ def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
         place=setup.place,
         classes=len(examples.source.classes),
         check=validate if validates else None,
+        timeout=examples.options.timeout,
     )

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jtl.data.ahead import read_ahead
+from jtl.data.pipeline import READERS
 from jtl.data.sources.protocol import Arrays
 from jtl.engine.boundary import TailStep
 from jtl.engine.parallel import Placement
@@ -15,6 +16,7 @@ from jtl.engine.state import TrainState
 from jtl.errors import DataError
 from jtl.training.evaluate import Evaluation
 
+_WAITING = 2  # placed batches, so that one that is read slowly does not hold up the step
 Validate = Callable[[Any], Evaluation]
 
 
@@ -47,16 +49,18 @@ class Streamed:
     """Every batch read, prepared and run through the whole network.
 
     Attributes:
-        read: the host's batches of steps `start` to `stop`.
+        read: the host's batches of steps `start` to `stop`, each once it is asked for.
         place: where steps run.
         classes: how many there are, which labels are checked against.
         check: evaluates the validation split, or None where there is none.
+        timeout: seconds without a batch after which reading is given up; None waits for ever.
     """
 
     read: Callable[[int, int], Generator[Arrays, None, None]]
     place: Placement
     classes: int
     check: Validate | None
+    timeout: float | None = None
 
     def enter(self, phase: int, state: TrainState) -> TailStep | None:
         """Begins a phase, whose own step is taken."""
@@ -64,9 +68,16 @@ class Streamed:
         return None
 
     def batches(self, phase: int, start: int, stop: int) -> Generator[Any, None, None]:
-        """The placed batches of steps `start` to `stop`, each placed while one is in use."""
+        """The placed batches of steps `start` to `stop`, read and placed while one is in use.
+
+        One thread does both: to hand a small batch from thread to thread takes longer than to
+        place it, and a large one is copied to a device by the device's own threads.
+
+        Raises:
+            DataError: an image cannot be read, a label is no class, or no batch came in time.
+        """
         del phase
-        return read_ahead(self._placed(start, stop), None, "the data")
+        return read_ahead(self._placed(start, stop), self.timeout, READERS, depth=_WAITING)
 
     def _placed(self, start: int, stop: int) -> Generator[Any, None, None]:
         with contextlib.closing(self.read(start, stop)) as batches:

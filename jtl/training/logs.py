@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from jtl.training.events import Cached, Evaluated, Event, Pictured, Stepped
 from jtl.training.files import read_lines, write_text
 from jtl.training.pictures import confusion_picture
 from jtl.training.trackers import About, Tracker, open_trackers
+
+_FLUSH_EVERY = 60.0  # seconds between two times that TensorBoard's events are put on the disk
 
 
 class JsonLines:
@@ -51,25 +55,43 @@ def _kind(event: Event) -> str | None:
 
 
 class TensorBoard:
-    """TensorBoard event files, written without TensorFlow."""
+    """TensorBoard event files, written without TensorFlow.
+
+    Events are written by who tells them, all numbers of one in one record: a queue and a thread,
+    as `tensorboardX.SummaryWriter` has them, cost a loop of short steps more than the file does.
+    """
 
     def __init__(self, folder: Path, start: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event as Written
 
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        self._written = Written
+        self._writer = EventsWriter(str(folder / "events"))
+        self._flushed = time.monotonic()
+        if start:  # what an earlier start wrote beyond it is not to be shown
+            self._write(start + 1, session_log={"status": "START"})
 
     def __call__(self, event: Event) -> None:
         """Writes scalars under `train/`, `val/` and so on, and pictures, by step."""
         if isinstance(event, Stepped | Evaluated):
             prefix = "train" if isinstance(event, Stepped) else event.split
-            for name, value in event.metrics.items():
-                self._writer.add_scalar(f"{prefix}/{name}", value, event.step)
+            named = event.metrics.items()
+            values = [{"tag": f"{prefix}/{name}", "simple_value": value} for name, value in named]
+            self._write(event.step, summary={"value": values})
         elif isinstance(event, Pictured):
-            self._writer.add_image(event.name, event.image, event.step, dataformats="HWC")
+            from tensorboardX.summary import image
+
+            self._write(event.step, summary=image(event.name, event.image, dataformats="HWC"))
 
     def close(self) -> None:
         """Writes what is pending and closes the file."""
         self._writer.close()
+
+    def _write(self, step: int, **fields: Any) -> None:
+        self._writer.write_event(self._written(wall_time=time.time(), step=step, **fields))
+        if time.monotonic() - self._flushed > _FLUSH_EVERY:
+            self._writer.flush()
+            self._flushed = time.monotonic()
 
 
 class Records:

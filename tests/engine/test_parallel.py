@@ -77,6 +77,34 @@ def test_batches_are_spread_in_order():
         assert rows[jax.devices()[1]] == [3, 4, 5]
 
 
+@pytest.mark.parametrize("on", [0, 3])
+def test_a_batch_of_the_host_is_the_same_on_the_device_and_a_copy(on):
+    place = jtl.parallel.single(jax.devices()[on])
+    room = np.arange(1024 + 64, dtype=np.uint8)
+    start = -room.ctypes.data % 64  # where the runtime would take the memory as it is
+    batch = {
+        "image": room[start : start + 1024].reshape(8, 128),
+        "label": np.arange(8),
+        "soft": np.linspace(0, 1, 8),
+        "mask": np.arange(8) > 3,
+    }
+    expected = jax.device_put(jax.tree.map(np.copy, batch), place.devices[0])
+    with jax.transfer_guard("disallow"):  # to place a batch is no accident
+        placed = place.put_batch(batch)
+    for leaf in batch.values():
+        leaf[:] = 0
+    assert not differences(expected, placed)
+    for name, leaf in placed.items():
+        assert (leaf.sharding, leaf.aval) == (expected[name].sharding, expected[name].aval)
+
+
+@pytest.mark.parametrize("placement", ["single", "pmap", "mesh"])
+def test_a_batch_that_lies_on_a_device_stays_the_callers(placement):
+    batch = {"image": jnp.arange(24.0), "label": np.arange(24)}
+    PLACEMENTS[placement]().put_batch(batch)
+    np.testing.assert_array_equal(batch["image"], np.arange(24.0))
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_plain_function_runs_where_it_is_placed(placement):
     place = PLACEMENTS[placement]()

@@ -10,7 +10,7 @@ import numpy as np
 
 import jtl
 from jtl.data.augment import AugmentOptions
-from jtl.data.pipeline import IN_THREADS, TrainOrder, eval_batches, train_batches
+from jtl.data.pipeline import IN_THREADS, TrainOrder, eval_batches, train_steps
 from jtl.data.reader import Reader
 from jtl.data.sources.arrays import ArraySource
 from jtl.engine.evaluation import make_eval_step
@@ -101,7 +101,7 @@ class Trial:
             return evaluate(self.place, compiled, variables, batches)
 
         streamed = Streamed(
-            read=lambda start, stop: train_batches(self.reader, self.order, start=start, stop=stop),
+            read=lambda start, stop: train_steps(self.reader, self.order, start=start, stop=stop),
             place=self.place,
             classes=CLASSES,
             check=check,

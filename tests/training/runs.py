@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 import jtl
-from jtl.data.pipeline import TrainOrder, train_batches
+from jtl.data.pipeline import TrainOrder, train_steps
 from jtl.data.reader import Reader
 from jtl.data.sources.arrays import ArraySource
 from jtl.training.checkpoint import Checkpoints
@@ -81,7 +81,7 @@ def scripted(values, name="accuracy"):
 
 def read(start, stop):
     """The host's batches of these steps."""
-    return train_batches(READER, ORDER, start=start, stop=stop)
+    return train_steps(READER, ORDER, start=start, stop=stop)
 
 
 def right_half_the_time(variables):

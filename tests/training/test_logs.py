@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jtl.training.events import Began, Cached, Ended, Evaluated, Pictured, Stepped
 from jtl.training.logs import Records
@@ -42,15 +42,20 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def summaries(folder):
-    """What TensorBoard would show: (step, value), from all event files in order."""
+def events(folder):
+    """What TensorBoard reads, from all event files in order."""
     for path in sorted(folder.glob("events.out.tfevents.*")):
         data = path.read_bytes()
         while data:
             (size,) = struct.unpack("<Q", data[:8])
-            event = Event.FromString(data[12 : 12 + size])
-            yield from ((event.step, own) for own in event.summary.value)
+            yield Event.FromString(data[12 : 12 + size])
             data = data[16 + size :]
+
+
+def summaries(folder):
+    """What TensorBoard would show: (step, value)."""
+    for event in events(folder):
+        yield from ((event.step, own) for own in event.summary.value)
 
 
 def scalars(folder):
@@ -108,6 +113,18 @@ def test_tensorboard_is_given_every_metric_under_its_split(tmp_path):
         ("train/rate", 4, pytest.approx(0.1)),
         ("val/accuracy", 4, 0.5),
     ]
+
+
+def test_tensorboard_is_told_where_a_resumed_run_goes_on(tmp_path):
+    record(tmp_path, 0, [stepped(1)])
+    assert not [event for event in events(tmp_path) if event.HasField("session_log")]
+    (tmp_path / "resumed").mkdir()
+    record(tmp_path / "resumed", 2, [stepped(3)])
+    first, begins, *rest = events(tmp_path / "resumed")
+    assert first.file_version == "brain.Event:2"
+    # TensorBoard drops what an earlier file has from that step on.
+    assert (begins.step, begins.session_log.status) == (3, SessionLog.START)
+    assert [event.step for event in rest] == [3]
 
 
 def test_tensorboard_is_given_pictures_and_each_confusion_matrix(tmp_path):

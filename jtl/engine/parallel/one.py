@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from jtl.engine.parallel.placement import copied, donated_by, plain, share_of
 
@@ -44,4 +47,18 @@ class One:
 
     def put_batch(self, batch: Any) -> Any:
         """The batch on the device."""
-        return jax.device_put(batch, self.devices[0])
+        if not all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
+            return jax.device_put(batch, self.devices[0])
+        with jax.transfer_guard_host_to_device("allow"):  # as for `device_put`
+            return _placing(self.devices[0])(batch)
+
+
+@lru_cache
+def _placing(device: jax.Device) -> Callable[[Any], Any]:
+    """Copies arrays of the host to a device in one call; `device_put` takes one for each."""
+    # What the call itself has copied is given back as it is, since it may be donated.
+    return jax.jit(_unchanged, donate_argnums=0, out_shardings=SingleDeviceSharding(device))
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

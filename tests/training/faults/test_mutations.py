@@ -129,8 +129,7 @@ CHANGES = {
 
 
 @pytest.mark.slow
-def test_everything_that_is_known_beside_the_state_counts(half, tmp_path, monkeypatch, caplog):
-    caplog.set_level("ERROR", "tensorboardX.x2num")  # that a loss is no number is meant
+def test_everything_that_is_known_beside_the_state_counts(half, tmp_path, monkeypatch):
     poisoned = halves(tmp_path / "poisoned", POISONED)
     due = halves(tmp_path / "at-eight", cut=8)  # whose evaluation is still to come
     names = {field.name for field in dataclasses.fields(Progress)}

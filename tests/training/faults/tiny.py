@@ -81,7 +81,7 @@ def variables():
 
 def make_loop(checkpoints, listeners, place, workers=0, stop=None, poisoned=()):
     """A loop of two phases with every kind of state; steps in `poisoned` have no finite loss."""
-    from jtl.data.pipeline import ReadOptions, TrainOrder, train_batches
+    from jtl.data.pipeline import ReadOptions, TrainOrder, train_steps
     from jtl.training.feed import Streamed
     from jtl.training.loop import Loop
     from jtl.training.preemption import never
@@ -92,7 +92,7 @@ def make_loop(checkpoints, listeners, place, workers=0, stop=None, poisoned=()):
 
     def read(start, stop):
         options = ReadOptions(workers=workers)
-        batches = train_batches(runs.READER, order, start=start, stop=stop, options=options)
+        batches = train_steps(runs.READER, order, start=start, stop=stop, options=options)
         for step, batch in enumerate(batches, start + 1):
             factor = np.float32("nan" if step in poisoned else 1)
             yield {**batch, "image": batch["image"].astype(np.float32) * factor}
