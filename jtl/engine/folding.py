@@ -38,7 +38,7 @@ class Folding:
         kernel, bias = fold(
             variables["kernel"],
             variables.get("bias"),
-            {name: norm.get_variable("batch_stats", name) for name in ("mean", "var")},
+            stored_statistics(norm),
             epsilon=norm.epsilon,
             **own,
         )
@@ -53,6 +53,11 @@ def parameters(norm: nn.BatchNorm) -> dict[str, jax.Array | None]:
     return {
         name: norm.get_variable("params", name) if used else None for name, used in wanted.items()
     }
+
+
+def stored_statistics(norm: nn.BatchNorm) -> dict[str, jax.Array]:
+    """A BatchNorm's running `mean` and `var`."""
+    return {name: norm.get_variable("batch_stats", name) for name in ("mean", "var")}
 
 
 def result_dtype(norm: nn.BatchNorm, x: jax.Array) -> Any:

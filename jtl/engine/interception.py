@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jtl.engine.batch import BatchContext, check_leading
-from jtl.engine.folding import Folding, parameters, result_dtype
+from jtl.engine.folding import Folding, parameters, result_dtype, stored_statistics
 from jtl.engine.normalization import batch_statistics, normalize
 from jtl.engine.numbers import is_zero
 from jtl.errors import ConfigError
@@ -182,14 +182,7 @@ def _batch_norm(
     )
     old: dict[str, jax.Array] = {name: module.get_variable("batch_stats", name) for name in new}
     if type(module) is nn.BatchNorm:
-        output = normalize(
-            x,
-            new,
-            epsilon=module.epsilon,
-            axis=module.axis,
-            dtype=result_dtype(module, x),
-            **parameters(module),
-        )
+        output = _normalized(module, x, new)
     else:
         # A class of the user's own is called, with the batch's statistics as the stored ones.
         for name, value in new.items():
@@ -207,9 +200,24 @@ def _by_stored_statistics(
     folded = folding.fold(module, call["x"])
     if folded is not None:
         return folded
+    if type(module) is nn.BatchNorm:
+        return _normalized(module, call["x"], stored_statistics(module))
     with _attribute(module, "use_running_average", None):
         output: jax.Array = next_fun(**{**call, "use_running_average": True})
         return output
+
+
+def _normalized(module: nn.BatchNorm, x: jax.Array, statistics: dict[str, jax.Array]) -> jax.Array:
+    # What Flax's own call computes; that one draws its parameters anew to compare their shapes,
+    # which is most of what tracing a frozen network would take.
+    return normalize(
+        x,
+        statistics,
+        epsilon=module.epsilon,
+        axis=module.axis,
+        dtype=result_dtype(module, x),
+        **parameters(module),
+    )
 
 
 def _dropout(module: nn.Dropout, call: dict[str, Any], context: BatchContext) -> jax.Array:
