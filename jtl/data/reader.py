@@ -10,6 +10,7 @@ import numpy as np
 from jtl.data.crop import CropOptions, crop_into, draw_box
 from jtl.data.decode import MAX_PIXELS, Picture, open_picture
 from jtl.data.kept import KeptImages
+from jtl.data.sized import SizedImages
 from jtl.data.sources.arrays import ArraySource
 from jtl.data.sources.protocol import Arrays, Source
 from jtl.errors import ChangedDataError, DataError
@@ -35,6 +36,7 @@ class Reader:
         skip: whether an image that cannot be read is left out by its mask, or stops the run.
         max_pixels: of an image; more are refused before they are decoded.
         kept: the source's images at a smaller size, which are then read in their place.
+        sized: the source's images as they are fitted, if they are kept in memory.
     """
 
     source: Source
@@ -47,6 +49,7 @@ class Reader:
     skip: bool = False
     max_pixels: int = MAX_PIXELS
     kept: KeptImages | None = None
+    sized: SizedImages | None = None
 
     def gather(self, indices: np.ndarray, views: np.ndarray | None = None) -> Arrays:
         """These examples.
@@ -65,9 +68,9 @@ class Reader:
             was.
         """
         label, mask = self.source.labels[indices], np.ones(len(indices), bool)
-        if self._sized and (self.crop is None or views is None):
-            assert isinstance(self.source, ArraySource)
-            return {"image": self.source.images[indices], "label": label, "mask": mask}
+        fitted = self._fitted
+        if fitted is not None and (self.crop is None or views is None):
+            return {"image": fitted[indices], "label": label, "mask": mask}
         image = np.empty((len(indices), self.size, self.size, 3), np.uint8)
 
         def read(places: range) -> None:
@@ -90,9 +93,12 @@ class Reader:
         return {"image": image, "label": label, "mask": mask}
 
     @property
-    def _sized(self) -> bool:
-        size = (self.size, self.size)
-        return isinstance(self.source, ArraySource) and self.source.images.shape[1:3] == size
+    def _fitted(self) -> np.ndarray | SizedImages | None:
+        """The images at the network's size, where they lie in memory."""
+        source, size = self.source, (self.size, self.size)
+        if isinstance(source, ArraySource) and source.images.shape[1:3] == size:
+            return source.images
+        return self.sized
 
     def _read_into(self, out: np.ndarray, index: int, view: int | None) -> None:
         picture = self._picture(index)
@@ -110,14 +116,13 @@ class Reader:
 
 
 def sized_once(reader: Reader) -> Reader:
-    """The same reader, with small images in memory brought to the network's size at once."""
+    """The same reader, which brings each small image in memory to the network's size once."""
     source, size = reader.source, reader.size
-    if not isinstance(source, ArraySource) or reader.crop is not None or not len(source):
+    if not isinstance(source, ArraySource) or reader.crop is not None:
         return reader
     if len(source) * size * size * 3 > _SIZED_ONCE:
         return reader
-    images = np.stack([reader.fit(image) for image in source.images])
-    return dataclasses.replace(reader, source=dataclasses.replace(source, images=images))
+    return dataclasses.replace(reader, sized=SizedImages(source.images, size, reader.fit))
 
 
 @lru_cache(maxsize=8)

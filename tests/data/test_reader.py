@@ -1,6 +1,7 @@
 """Reading: one way for all that look at images, and what becomes of those that cannot be read."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -109,9 +110,20 @@ def test_images_in_memory_are_sized_once_to_the_same_pixels():
     rng = np.random.default_rng(0)
     source = from_arrays(rng.integers(0, 256, (5, 20, 30, 3), dtype=np.uint8), np.arange(5))
     plain = dataclasses.replace(reader_of(source), crop=None)
-    once = sized_once(plain)
-    assert once.source.images.shape == (5, 16, 16, 3)
+    seen = []
+
+    def fit(image):
+        seen.append(image)
+        return PREPROCESS.resize_and_crop(image)
+
+    once = sized_once(dataclasses.replace(plain, fit=fit))
+    assert not seen
+    for indices in ([3, 1], [1, 1, 0], [4, 3, 2, 1, 0]):
+        indices = np.array(indices)
+        np.testing.assert_array_equal(once.gather(indices)["image"], plain.gather(indices)["image"])
+    assert len(seen) == 5
+    assert sized_once(reader_of(source)).sized is None
+    elsewhere = pickle.loads(pickle.dumps(sized_once(plain)))
     np.testing.assert_array_equal(
-        once.gather(np.arange(5))["image"], plain.gather(np.arange(5))["image"]
+        elsewhere.gather(np.arange(5))["image"], plain.gather(np.arange(5))["image"]
     )
-    assert sized_once(reader_of(source)).source is source
