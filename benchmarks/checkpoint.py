@@ -27,10 +27,11 @@ import orbax.checkpoint as ocp
 
 import jtl
 from benchmarks import record
-from jtl.training import checkpoint
+from jtl.training import checkpoint, saved_steps
 from jtl.training.audit import frozen_leaves
-from jtl.training.checkpoint import Checkpoints, Progress, abstract
+from jtl.training.checkpoint import Checkpoints
 from jtl.training.phases import Phase
+from jtl.training.saved_steps import Progress, abstract
 from jtl.training.snapshot import Snapshots
 from jtl.tree import differences, digest, flatten
 
@@ -125,7 +126,7 @@ def _saves(name: str, folder: Path, place: Any, subject: Subject, turns: int) ->
     shared = subject.shared
     snapshots = Snapshots(place, subject.held)
     plain = snapshots(subject.running)
-    arrays = checkpoint.state_tree(plain)
+    arrays = saved_steps.state_tree(plain)
     own = {path: leaf for path, leaf in flatten(arrays).items() if path not in shared}
     taken: dict[str, list[float]] = {}
 

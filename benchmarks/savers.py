@@ -108,7 +108,8 @@ class Jtl:
     """jtl's checkpoints, as its loop uses them."""
 
     def __init__(self, folder: Path, keep: int | None) -> None:
-        from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress
+        from jtl.training.checkpoint import CheckpointOptions, Checkpoints
+        from jtl.training.saved_steps import Progress
 
         kept = CheckpointOptions(keep_last=keep or 1, keep_every=None if keep else 1)
         self._checkpoints, self._progress = Checkpoints(folder, kept), Progress()
@@ -146,7 +147,7 @@ class Jtl:
 
     def restore(self, step: int) -> str:
         """The digest of the state saved at a step."""
-        from jtl.training.checkpoint import abstract
+        from jtl.training.saved_steps import abstract
 
         return digest(self._checkpoints.restore(step, abstract(_state(0))).params)
 

@@ -24,7 +24,6 @@ from jtl.experiment.run import Run, write_model
 from jtl.experiment.setup import Setup, set_up
 from jtl.experiment.workdir import check_data, check_workdir, data_record, make_workdir
 from jtl.training.audit import audit_frozen
-from jtl.training.checkpoint import Progress
 from jtl.training.events import Ended, Event, Listener, Pictured, Recovered, Waiting
 from jtl.training.files import write_json, write_text
 from jtl.training.logs import Records
@@ -32,6 +31,7 @@ from jtl.training.loop import Loop, Outcome
 from jtl.training.options import PhaseOptions, TrainOptions
 from jtl.training.owner import owned
 from jtl.training.preemption import Preemption, Stop
+from jtl.training.saved_steps import Progress
 from jtl.training.shared_checkpoints import Store, open_checkpoints
 from jtl.training.together import is_first, on_first
 from jtl.training.trackers import About, check_trackers

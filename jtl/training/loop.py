@@ -11,7 +11,6 @@ from jtl.engine.parallel import Placement
 from jtl.engine.state import TrainState
 from jtl.errors import CheckpointError, PreemptedError, TakenOverError
 from jtl.training.audit import check_frozen, frozen_digests, frozen_leaves
-from jtl.training.checkpoint import Progress, abstract
 from jtl.training.compilations import Compilations
 from jtl.training.events import Began, Evaluated, Event, Listener, Taken, Unsaved
 from jtl.training.feed import Feed
@@ -19,6 +18,7 @@ from jtl.training.frozen_store import Digests
 from jtl.training.pace import Pace, Watch
 from jtl.training.phases import Phase, evaluation_steps
 from jtl.training.preemption import Stop, never
+from jtl.training.saved_steps import Progress, abstract
 from jtl.training.selection import EarlyStoppingOptions, choose_best, count_patience
 from jtl.training.shared_checkpoints import Store
 from jtl.training.snapshot import Snapshots

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 
 from jtl.engine.metrics import LOWER_IS_BETTER
 from jtl.errors import ConfigError
-from jtl.training.checkpoint import Progress
+from jtl.training.saved_steps import Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

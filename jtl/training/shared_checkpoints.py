@@ -11,9 +11,10 @@ import jax
 
 from jtl.engine.state import TrainState
 from jtl.rng import KEY_IMPLEMENTATION
-from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress
+from jtl.training.checkpoint import CheckpointOptions, Checkpoints
 from jtl.training.frozen_store import Digests
 from jtl.training.mirror import Mirror
+from jtl.training.saved_steps import Progress
 from jtl.training.together import arrays_of_first, is_first, on_first
 
 

@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 import jtl
 from jtl.errors import CheckpointError
 from jtl.training import checkpoint
-from jtl.training.checkpoint import (
-    CheckpointOptions,
-    Checkpoints,
-    Progress,
-    abstract,
-    kept_steps,
-)
+from jtl.training.checkpoint import CheckpointOptions, Checkpoints, kept_steps
+from jtl.training.saved_steps import Progress, abstract
 from jtl.tree import differences
 from tests.training.runs import VARIABLES
 

@@ -12,9 +12,10 @@ import pytest
 import jtl
 from jtl.errors import CheckpointError
 from jtl.training import frozen_store
-from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress, abstract
+from jtl.training.checkpoint import CheckpointOptions, Checkpoints
 from jtl.training.events import Stepped
 from jtl.training.frozen_store import PREFIX
+from jtl.training.saved_steps import Progress, abstract
 from jtl.tree import differences, digest, flatten
 from tests.training.runs import (
     PHASES,

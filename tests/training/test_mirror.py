@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from jtl.errors import CheckpointError
-from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress, abstract
+from jtl.training.checkpoint import CheckpointOptions, Checkpoints
 from jtl.training.lease import PREFIX
 from jtl.training.manifest import damage
 from jtl.training.mirror import fetch_copy, kept_at, mirrored
+from jtl.training.saved_steps import Progress, abstract
 from jtl.training.storage import ObjectStorage
 from jtl.tree import differences
 from tests.training.faults import saving

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jtl.errors import ConfigError
-from jtl.training.checkpoint import Progress
+from jtl.training.saved_steps import Progress
 from jtl.training.selection import EarlyStoppingOptions, choose_best, count_patience, improves
 from tests.training.runs import run_loop, scripted
 

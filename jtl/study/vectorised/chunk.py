@@ -15,7 +15,7 @@ from jtl.study.vectorised.layout import Course, Entry
 from jtl.study.vectorised.numbers import numbers_of
 from jtl.study.vectorised.outcome import Evaluation, Outcome
 from jtl.study.vectorised.programs import Programs
-from jtl.training.checkpoint import Progress
+from jtl.training.saved_steps import Progress
 from jtl.training.selection import choose_best, count_patience
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from jtl.engine.state import TrainState
 from jtl.experiment.options import Config
 from jtl.experiment.setup import Setup, set_up
-from jtl.training.checkpoint import Checkpoints, Progress, abstract
+from jtl.training.checkpoint import Checkpoints
+from jtl.training.saved_steps import Progress, abstract
 from jtl.tree import count, differences, flatten
 
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from jtl.errors import CheckpointError
-from jtl.training.checkpoint import Checkpoints, Progress, abstract
+from jtl.training.checkpoint import Checkpoints
+from jtl.training.saved_steps import Progress, abstract
 from jtl.tree import differences
 from tests.training.faults import saving
 

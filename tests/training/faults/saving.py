@@ -28,7 +28,8 @@ def frozen():
 def save(folder, nth, how, error=0):
     """Saves one more step; 2 if that is said to have failed."""
     from jtl.errors import CheckpointError
-    from jtl.training.checkpoint import Checkpoints, Progress
+    from jtl.training.checkpoint import Checkpoints
+    from jtl.training.saved_steps import Progress
     from tests.training.faults.processes import arm, disarm
 
     folder, status, said = Path(folder), 0, ""
@@ -48,7 +49,8 @@ def save(folder, nth, how, error=0):
 
 def prepare(folder):
     """Saves what stands before the save that is struck."""
-    from jtl.training.checkpoint import Checkpoints, Progress
+    from jtl.training.checkpoint import Checkpoints
+    from jtl.training.saved_steps import Progress
 
     with Checkpoints(Path(folder) / "run") as checkpoints:
         for step in SAVED:

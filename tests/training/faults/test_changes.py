@@ -9,7 +9,8 @@ import pytest
 
 import jtl
 from jtl.study.verify.examples import NAME, read_examples
-from jtl.training.checkpoint import Checkpoints, abstract
+from jtl.training.checkpoint import Checkpoints
+from jtl.training.saved_steps import abstract
 from jtl.tree import flatten
 from tests.training import runs
 from tests.training.faults import tiny

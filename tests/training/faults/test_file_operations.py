@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jtl.training.checkpoint import Checkpoints, Progress, abstract
+from jtl.training.checkpoint import Checkpoints
 from jtl.training.files import read_lines
+from jtl.training.saved_steps import Progress, abstract
 from jtl.tree import differences
 from tests.training.faults import saving
 from tests.training.faults.processes import PATIENCE

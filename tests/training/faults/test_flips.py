@@ -34,7 +34,7 @@ def notice(kept, folder, rng, step):
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """Two steps without frozen leaves, and a third with."""
-    from jtl.training.checkpoint import Progress
+    from jtl.training.saved_steps import Progress
 
     folder = tmp_path_factory.mktemp("kept")
     with Checkpoints(folder) as checkpoints:

@@ -11,8 +11,9 @@ import pytest
 import jtl
 from jtl.errors import JtlError
 from jtl.study.verify.examples import NAME, ExampleLog
-from jtl.training.checkpoint import Checkpoints, Progress, abstract
+from jtl.training.checkpoint import Checkpoints
 from jtl.training.logs import Records
+from jtl.training.saved_steps import Progress, abstract
 from jtl.tree import differences, flatten, map_with_path
 from tests.training.faults import tiny
 

@@ -49,9 +49,10 @@ def train(folder, *, devices=None, x64=False, compiled=True, clock=0, grace=15.0
 
 def _train(folder, stop, place="single", workers=0, keep_last=2, **faults):
     import jtl
-    from jtl.training.checkpoint import CheckpointOptions, Checkpoints, Progress
+    from jtl.training.checkpoint import CheckpointOptions, Checkpoints
     from jtl.training.logs import Records
     from jtl.training.owner import owned
+    from jtl.training.saved_steps import Progress
 
     place, run = getattr(jtl.parallel, place)(), folder / "run"
     keep = CheckpointOptions(keep_last=keep_last)
