@@ -88,9 +88,15 @@ def _train(
 ) -> None:
     from jtl.cli.console import Live, announce, make_console
     from jtl.cli.result import show_result
+    from jtl.errors import ConfigError
     from jtl.experiment import train as run_training
     from jtl.training.together import is_first
 
+    if workdir is not None and workdir.startswith("memory:"):
+        raise ConfigError(
+            f"--workdir {workdir} lies in this command's memory and would be gone at its end; give "
+            "a folder, or an address of object storage (gs://, s3://)."
+        )
     console = make_console()
     with Live(console) as live:
         run = run_training(

@@ -1,8 +1,16 @@
 """Compiled programs kept on disk, so that a second start compiles nothing again."""
 
+import os
+import time
+import zlib
+from pathlib import Path
+
 import jax
 
 from jtl.weights.cache import cache_folder
+
+_CHECKED = "checked"  # a file whose time says since when entries have not been looked at
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # what its frames begin with
 
 
 def keep_compiled_programs() -> None:
@@ -11,6 +19,36 @@ def keep_compiled_programs() -> None:
     A cache that the user has chosen (`JAX_COMPILATION_CACHE_DIR`) is left as it is.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        folder = cache_folder() / "compiled"
+        _remove_cut_off(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         # The default keeps only what took a second; a run has many programs that took less.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _remove_cut_off(folder: Path) -> None:
+    """Removes entries that a killed process left half written.
+
+    JAX never replaces an entry: it would warn of such a one, and compile, at every start to come.
+    """
+    mark = folder / _CHECKED
+    try:
+        now, since = time.time_ns(), mark.stat().st_mtime_ns if mark.exists() else 0
+        for path in folder.glob("*-cache"):
+            if path.stat().st_mtime_ns >= since and not _is_whole(path.read_bytes()):
+                path.unlink(missing_ok=True)
+        if folder.is_dir():
+            mark.touch()
+            os.utime(mark, ns=(now, now))
+    except OSError:
+        return  # of a cache that cannot be read JAX itself warns
+
+
+def _is_whole(entry: bytes) -> bool:
+    if entry.startswith(_ZSTANDARD):
+        return True  # JAX compresses so where the package is installed, which jtl does not ask for
+    try:
+        zlib.decompress(entry)
+    except zlib.error:
+        return False
+    return True

@@ -33,3 +33,10 @@ def test_a_folder_of_something_else_is_left_alone(resume, tmp_path, capsys):
     assert end.value.code == 2
     assert "is no run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_run_that_would_be_gone_at_the_end_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "digits", "--workdir", "memory://runs/digits"])
+    assert end.value.code == 2
+    assert "gone at its end; give a folder" in capsys.readouterr().err
