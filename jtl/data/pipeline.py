@@ -1,7 +1,7 @@
 """Batches: training order as a function of (seed, epoch), evaluation padded and masked."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import lru_cache
 from typing import Annotated, Protocol
 
@@ -71,22 +71,27 @@ class TrainOrder:
 
     def view(self, step: int) -> np.ndarray:
         """Which view of each example one step takes, int32 `[batch]`."""
-        epochs, _ = self._places(step)
-        return (epochs if self.views is None else epochs % self.views).astype(np.int32)
+        views = np.empty(self.batch_size, np.int32)
+        for epoch, _, here in self._parts(step):
+            views[here] = epoch if self.views is None else epoch % self.views
+        return views
 
     def __getitem__(self, step: int) -> np.ndarray:
         """The examples of one step, int `[batch]`."""
-        epochs, offsets = self._places(step)
         chosen = np.empty(self.batch_size, self.indices.dtype)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            order = _permutation(len(self.indices), self.seed, int(epoch))
-            chosen[here] = self.indices[order[offsets[here]]]
+        for epoch, places, here in self._parts(step):
+            order = _permutation(len(self.indices), self.seed, epoch)
+            chosen[here] = self.indices[order[places]]
         return chosen
 
-    def _places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        return np.divmod(places, len(self.indices))
+    def _parts(self, step: int) -> Iterator[tuple[int, slice, slice]]:
+        """The epochs that one step takes of: which places of each, and where in the batch."""
+        length, start = len(self.indices), step * self.batch_size
+        stop = start + self.batch_size
+        for epoch in range(start // length, -(-stop // length)):
+            first, last = max(start, epoch * length), min(stop, (epoch + 1) * length)
+            places = slice(first - epoch * length, last - epoch * length)
+            yield epoch, places, slice(first - start, last - start)
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,7 @@ from jtl.errors import ChangedDataError, DataError
 
 # Images in memory are sized once where that takes no more than this, bytes.
 _SIZED_ONCE = 256 * 2**20
+_ALIGNMENT = 64  # bytes; from elsewhere, XLA on a CPU has a thread of its own copy an array
 _CHUNKS = 4  # of a batch for each thread, so that none waits long for the others
 
 
@@ -68,10 +69,12 @@ class Reader:
             was.
         """
         label, mask = self.source.labels[indices], np.ones(len(indices), bool)
-        fitted = self._fitted
-        if fitted is not None and (self.crop is None or views is None):
-            return {"image": fitted[indices], "label": label, "mask": mask}
-        image = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        image = _room(len(indices), self.size)
+        fitted = self._fitted(indices) if self.crop is None or views is None else None
+        if fitted is not None:
+            # With "raise" it would be copied twice; that a place exists, the labels have said.
+            np.take(fitted, indices, axis=0, out=image, mode="wrap")
+            return {"image": image, "label": label, "mask": mask}
 
         def read(places: range) -> None:
             for place in places:
@@ -92,13 +95,12 @@ class Reader:
             list(_pool(self.threads).map(read, chunks))
         return {"image": image, "label": label, "mask": mask}
 
-    @property
-    def _fitted(self) -> np.ndarray | SizedImages | None:
-        """The images at the network's size, where they lie in memory."""
+    def _fitted(self, indices: np.ndarray) -> np.ndarray | None:
+        """All images in memory, of which these are at the network's size; None without."""
         source, size = self.source, (self.size, self.size)
         if isinstance(source, ArraySource) and source.images.shape[1:3] == size:
             return source.images
-        return self.sized
+        return None if self.sized is None else self.sized.with_these(indices)
 
     def _read_into(self, out: np.ndarray, index: int, view: int | None) -> None:
         picture = self._picture(index)
@@ -123,6 +125,14 @@ def sized_once(reader: Reader) -> Reader:
     if len(source) * size * size * 3 > _SIZED_ONCE:
         return reader
     return dataclasses.replace(reader, sized=SizedImages(source.images, size, reader.fit))
+
+
+def _room(count: int, size: int) -> np.ndarray:
+    """Uint8 `[count, size, size, 3]`, not filled, where JAX takes it as it is if it can."""
+    length = count * size * size * 3
+    room = np.empty(length + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + length].reshape(count, size, size, 3)
 
 
 @lru_cache(maxsize=8)

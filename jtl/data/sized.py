@@ -21,13 +21,13 @@ class SizedImages:
         self._images, self._size, self._fit = images, size, fit
         self._forget()
 
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """These images, uint8 `[n, size, size, 3]`."""
+    def with_these(self, indices: np.ndarray) -> np.ndarray:
+        """Uint8 `[examples, size, size, 3]`, of which what was read so far and these hold."""
         for index in np.unique(indices[~self._known[indices]]):
             # Two threads may both do so, with the same pixels; known is only what is written.
             self._sized[index] = self._fit(self._images[index])
             self._known[index] = True
-        return self._sized[indices]
+        return self._sized
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process gets the images as they are, and sizes what it reads itself."""

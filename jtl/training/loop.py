@@ -15,6 +15,7 @@ from jtl.training.compilations import Compilations
 from jtl.training.events import Began, Evaluated, Event, Listener, Taken, Unsaved
 from jtl.training.feed import Feed
 from jtl.training.frozen_store import Digests
+from jtl.training.garbage import rare_collections
 from jtl.training.pace import Pace, Watch
 from jtl.training.phases import Phase, evaluation_steps
 from jtl.training.preemption import Stop, never
@@ -94,6 +95,10 @@ class Loop:
             PreemptedError: the run was asked to stop, and is saved.
             CheckpointError: a checkpoint could not be saved; those before it stand.
         """
+        with rare_collections():
+            return self._run(variables, seed)
+
+    def _run(self, variables: Any, seed: int) -> Outcome:
         progress = self.checkpoints.progress() or Progress()
         self._tell(Began(step=progress.step, steps=self.phases[-1].stop))
         first = self.phases[progress.phase]

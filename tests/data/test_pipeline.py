@@ -48,6 +48,17 @@ def test_any_step_can_be_asked_for(examples, batch_size, step, seed):
     assert first[step].shape == (batch_size,)
 
 
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 50), st.sampled_from([None, 1, 3]))
+def test_a_step_takes_as_many_epochs_as_it_needs(examples, batch_size, step, views):
+    order = dataclasses.replace(order_of(examples, batch_size), views=views)
+    singly = dataclasses.replace(order, batch_size=1)
+    places = range(step * batch_size, (step + 1) * batch_size)
+    assert order[step].tolist() == [int(singly[place][0]) for place in places]
+    epochs = [place // examples for place in places]
+    assert order.view(step).tolist() == [e if views is None else e % views for e in epochs]
+    assert (order[step].dtype, order.view(step).dtype) == (order.indices.dtype, np.int32)
+
+
 def test_the_order_follows_the_seed():
     assert not np.array_equal(seen(order_of(), 6), seen(order_of(seed=1), 6))
 

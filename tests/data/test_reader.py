@@ -127,3 +127,15 @@ def test_images_in_memory_are_sized_once_to_the_same_pixels():
     np.testing.assert_array_equal(
         elsewhere.gather(np.arange(5))["image"], plain.gather(np.arange(5))["image"]
     )
+
+
+@pytest.mark.parametrize("size", [8, 12])
+def test_images_lie_where_a_device_takes_them_without_a_copy(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    source = from_arrays(pixels, np.zeros(6, np.int32), ["all"])
+    reader = Reader(source=source, size=size, fit=lambda image: np.resize(image, (size, size, 3)))
+    for chosen in ([0], [5, 0, 3], [1, 1, 2, 4, 4]):
+        image = reader.gather(np.array(chosen))["image"]
+        assert image.ctypes.data % 64 == 0
+        expected = [reader.fit(pixels[index]) for index in chosen]
+        np.testing.assert_array_equal(image, expected)
