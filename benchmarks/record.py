@@ -15,7 +15,18 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "torch", "keras"),
+    *(
+        "jax",
+        "jaxlib",
+        "libtpu",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "numpy",
+        "torch",
+        "keras",
+    ),
     *("pillow", "simplejpeg", "opencv-python-headless", "tensorflow-cpu"),
 )
 

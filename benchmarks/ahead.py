@@ -1,0 +1,143 @@
+"""What does a training step need on a chip that is not at hand? Its compiler is asked.
+
+    pip install 'jax[tpu]'
+    python -m benchmarks.ahead
+    python -m benchmarks.ahead --networks resnet50 --trained full
+
+jtl's step, as `train_step` measures it, is compiled for a TPU v5e and runs nowhere: operations,
+bytes and memory are the compiler's count. Times are calculated, not measured: operations and bytes
+by the maker's ceilings, the larger of the two as the least time of a step. Full training is
+compiled three times more: with every stage computed again in the backward pass, and for the eight
+chips of a host, with BatchNorm's statistics of the global batch and of each chip's own part. Sums
+over the chips are read off the compiled program; none is taken to happen beside anything else.
+The chips of a host are asked of for ResNet-50 alone.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from benchmarks import record
+from benchmarks.absent import TPU_V5E, ask
+from benchmarks.contest.cell import Cell
+from jtl.models.registry import create_model
+
+CHIP = TPU_V5E
+PIXELS = {"inception_v3": 299}
+TRAINED = ("full", "last stage", "head only")
+SCALED = ("resnet50", "resnet_mini")  # over the chips of a host
+# How a step is compiled: as it is, rematerialised, and for all chips of a host.
+PLAIN, AGAIN, GLOBAL, OWN = "", "stages again", "8 chips", "8 chips, own norms"
+
+
+def main() -> None:
+    """Asks, prints the table and writes the JSON after each answer."""
+    arguments = _arguments()
+    if CHIP.missing:
+        print(f"not asked: {CHIP.compiler}, the compiler for a {CHIP.name}, is not installed")
+        return
+    print(
+        f"{'network':13} {'trained':12} {'how':18} {'GFLOP':>6} {'MB':>6} {'matrix ms':>9} "
+        f"{'memory ms':>9} {'sums':>4} {'ms':>5} {'temp GiB':>8} {'peak GiB':>8} {'made s':>6} "
+        f"{'temp':>5} {'time':>5}"
+    )
+    rows: list[dict[str, Any]] = []
+    for cell, how in _questions(arguments):
+        rows.append(_answer(cell, how, rows))
+        _print(rows[-1])
+        path = record.write(arguments.results, "ahead", rows, chip=dataclasses.asdict(CHIP))
+    print(path)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = record.parser(__doc__)
+    for name in ("networks", "trained"):
+        parser.add_argument(f"--{name}", type=lambda text: text.split(","), metavar="A,B")
+    parser.add_argument("--batch", type=int, default=256, help="images a chip")
+    return parser.parse_args()
+
+
+def _questions(arguments: argparse.Namespace) -> Iterator[tuple[Cell, str]]:
+    smoke = arguments.smoke
+    networks = arguments.networks or ["resnet50", "vgg16", "inception_v3"]
+    for network in ["resnet_mini"] if smoke else networks:
+        for trained in ["full"] if smoke else arguments.trained or TRAINED:
+            cell = Cell(
+                network=network,
+                trained=trained,
+                precision="bfloat16",
+                batch=8 if smoke else arguments.batch,
+                pixels=32 if smoke else PIXELS.get(network, 224),
+            )
+            yield cell, PLAIN
+            if trained == "full":
+                yield dataclasses.replace(cell, remat=create_model(network).chain[:-1]), AGAIN
+            if trained == "full" and network in SCALED:
+                yield cell, GLOBAL
+                yield cell, OWN
+
+
+def _answer(cell: Cell, how: str, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row: what is needed, and beside the plain step of the same network and part."""
+    row = {
+        "network": cell.network,
+        "trained": cell.trained,
+        "how": how,
+        "batch": cell.batch,
+        "pixels": cell.pixels,
+        "remat": cell.remat,
+    }
+    devices = CHIP.devices if how in (GLOBAL, OWN) else 1
+    try:
+        program = ask(CHIP, cell, devices=devices, global_batch_norm=how != OWN)
+    except jax.errors.JaxRuntimeError as error:
+        return {**row, "failed": str(error).strip().splitlines()[0][:300]}
+    sums = CHIP.sum_seconds(program.sums) if devices > 1 else 0.0
+    least = CHIP.step_seconds(program.flops, program.bytes)
+    row |= {
+        **dataclasses.asdict(program),
+        "flops_per_image": program.flops / cell.batch,
+        "bytes_per_image": program.bytes / cell.batch,
+        **least,
+        "sums_seconds": sums,
+    }
+    same = (cell.network, cell.trained, PLAIN)
+    for plain in before:
+        if (plain["network"], plain["trained"], plain["how"]) == same and "failed" not in plain:
+            row |= _beside(row, plain)
+    return row
+
+
+def _beside(row: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
+    beside = {"seconds_of_plain": (row["seconds"] + row["sums_seconds"]) / plain["seconds"]}
+    for name in ("flops", "bytes", "seconds_one_after_the_other", "temporary_bytes"):
+        if plain[name]:  # a tiny network has no temporaries
+            beside[f"{name}_of_plain"] = row[name] / plain[name]
+    return beside
+
+
+def _print(row: dict[str, Any]) -> None:
+    about = f"{row['network']:13} {row['trained']:12} {row['how']:18}"
+    if "failed" in row:
+        print(f"{about} {row['failed']}", flush=True)
+        return
+
+    def ratio(name: str) -> str:
+        return f"{row[name]:5.3f}" if name in row else ""
+
+    print(
+        f"{about} {row['flops_per_image'] / 1e9:6.1f} {row['bytes_per_image'] / 1e6:6.1f} "
+        f"{1e3 * row['matrix_seconds']:9.1f} {1e3 * row['memory_seconds']:9.1f} "
+        f"{len(row['sums']):4} {1e3 * row['sums_seconds']:5.2f} "
+        f"{row['temporary_bytes'] / 2**30:8.2f} {row['peak_bytes'] / 2**30:8.2f} "
+        f"{row['trace_seconds'] + row['compile_seconds']:6.0f} "
+        f"{ratio('temporary_bytes_of_plain'):>5} {ratio('seconds_of_plain'):>5}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
