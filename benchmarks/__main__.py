@@ -19,14 +19,7 @@ from benchmarks import record
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"
-HELPERS = {
-    "absent",
-    "picture",
-    "planted",
-    "record",
-    "savers",
-    "summary",
-}  # what is no benchmark itself
+HELPERS = {"picture", "planted", "record", "savers", "summary"}  # what is no benchmark itself
 PICTURE = FOLDER.parent / "docs" / "benchmarks.png"
 # Minutes that each takes on two cores; the order is that of importance.
 MINUTES = {

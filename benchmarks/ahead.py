@@ -1,31 +1,34 @@
 """What does a training step need on a chip that is not at hand? Its compiler is asked.
 
-    pip install 'jax[tpu]'
+    pip install 'jax[tpu]'          # or 'jax[cuda12]'; a machine without either chip will do
     python -m benchmarks.ahead
-    python -m benchmarks.ahead --networks resnet50 --trained full
+    python -m benchmarks.ahead --chips h100 --networks resnet50 --trained full
 
-jtl's step, as `train_step` measures it, is compiled for a TPU v5e and runs nowhere: operations,
-bytes and memory are the compiler's count. Times are calculated, not measured: operations and bytes
-by the maker's ceilings, the larger of the two as the least time of a step. Full training is
-compiled three times more: with every stage computed again in the backward pass, and for the eight
-chips of a host, with BatchNorm's statistics of the global batch and of each chip's own part. Sums
-over the chips are read off the compiled program; none is taken to happen beside anything else.
-The chips of a host are asked of for ResNet-50 alone.
+jtl's step, as `train_step` measures it, is compiled for a TPU v5e and an H100 and runs nowhere:
+operations, bytes and memory are the compiler's count. Times are calculated, not measured: by the
+makers' ceilings, the larger of that of arithmetic and that of memory as the least time of a step.
+Full training is compiled three times more: with every stage computed again in the backward pass,
+and for the eight chips of a host, with BatchNorm's statistics of the global batch and of each
+chip's own part. Sums over the chips are read off the compiled program; none is taken to happen
+beside anything else. The chips of a host are asked of for ResNet-50 alone.
 """
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # to compile, no chip is looked for
 
 import jax
 
 from benchmarks import record
-from benchmarks.absent import TPU_V5E, ask
+from benchmarks.absent.chips import CHIPS, Chip
+from benchmarks.absent.compile import ask
 from benchmarks.contest.cell import Cell
 from jtl.models.registry import create_model
 
-CHIP = TPU_V5E
 PIXELS = {"inception_v3": 299}
 TRAINED = ("full", "last stage", "head only")
 SCALED = ("resnet50", "resnet_mini")  # over the chips of a host
@@ -34,29 +37,34 @@ PLAIN, AGAIN, GLOBAL, OWN = "", "stages again", "8 chips", "8 chips, own norms"
 
 
 def main() -> None:
-    """Asks, prints the table and writes the JSON after each answer."""
+    """Asks of each chip, prints its table and writes its JSON after each answer."""
     arguments = _arguments()
-    if CHIP.missing:
-        print(f"not asked: {CHIP.compiler}, the compiler for a {CHIP.name}, is not installed")
-        return
-    print(
-        f"{'network':13} {'trained':12} {'how':18} {'GFLOP':>6} {'MB':>6} {'matrix ms':>9} "
-        f"{'memory ms':>9} {'sums':>4} {'ms':>5} {'temp GiB':>8} {'peak GiB':>8} {'made s':>6} "
-        f"{'temp':>5} {'time':>5}"
-    )
-    rows: list[dict[str, Any]] = []
-    for cell, how in _questions(arguments):
-        rows.append(_answer(cell, how, rows))
-        _print(rows[-1])
-        path = record.write(arguments.results, "ahead", rows, chip=dataclasses.asdict(CHIP))
-    print(path)
+    for name in arguments.chips:
+        chip = CHIPS[name]
+        if chip.missing:
+            print(f"not asked: {chip.compiler}, which compiles for {chip.name}, is not installed")
+            continue
+        print(
+            f"{chip.name:13} {'trained':10} {'how':18} {'GFLOP':>6} {'MB':>6} {'matrix ms':>9} "
+            f"{'memory ms':>9} {'sums':>4} {'ms':>5} {'temp GiB':>8} {'peak GiB':>8} {'made s':>6} "
+            f"{'temp':>5} {'time':>5}"
+        )
+        figures = dataclasses.asdict(chip)
+        del figures["topology"]
+        rows: list[dict[str, Any]] = []
+        for cell, how in _questions(arguments):
+            rows.append(_answer(chip, cell, how, rows))
+            _print(rows[-1])
+            path = record.write(arguments.results, "ahead", rows, device=chip.name, chip=figures)
+        print(path)
 
 
 def _arguments() -> argparse.Namespace:
     parser = record.parser(__doc__)
-    for name in ("networks", "trained"):
+    for name in ("chips", "networks", "trained"):
         parser.add_argument(f"--{name}", type=lambda text: text.split(","), metavar="A,B")
     parser.add_argument("--batch", type=int, default=256, help="images a chip")
+    parser.set_defaults(chips=list(CHIPS))
     return parser.parse_args()
 
 
@@ -80,7 +88,7 @@ def _questions(arguments: argparse.Namespace) -> Iterator[tuple[Cell, str]]:
                 yield cell, OWN
 
 
-def _answer(cell: Cell, how: str, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _answer(chip: Chip, cell: Cell, how: str, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One row: what is needed, and beside the plain step of the same network and part."""
     row = {
         "network": cell.network,
@@ -90,19 +98,17 @@ def _answer(cell: Cell, how: str, before: Sequence[dict[str, Any]]) -> dict[str,
         "pixels": cell.pixels,
         "remat": cell.remat,
     }
-    devices = CHIP.devices if how in (GLOBAL, OWN) else 1
+    devices = 8 if how in (GLOBAL, OWN) else 1
     try:
-        program = ask(CHIP, cell, devices=devices, global_batch_norm=how != OWN)
+        program = ask(chip, cell, devices=devices, global_batch_norm=how != OWN)
     except jax.errors.JaxRuntimeError as error:
         return {**row, "failed": str(error).strip().splitlines()[0][:300]}
-    sums = CHIP.sum_seconds(program.sums) if devices > 1 else 0.0
-    least = CHIP.step_seconds(program.flops, program.bytes)
     row |= {
         **dataclasses.asdict(program),
         "flops_per_image": program.flops / cell.batch,
         "bytes_per_image": program.bytes / cell.batch,
-        **least,
-        "sums_seconds": sums,
+        **chip.step_seconds(program.flops, program.bytes),
+        "sums_seconds": chip.sums_seconds(program.sums, devices),
     }
     same = (cell.network, cell.trained, PLAIN)
     for plain in before:
@@ -120,7 +126,7 @@ def _beside(row: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(row: dict[str, Any]) -> None:
-    about = f"{row['network']:13} {row['trained']:12} {row['how']:18}"
+    about = f"{row['network']:13} {row['trained']:10} {row['how']:18}"
     if "failed" in row:
         print(f"{about} {row['failed']}", flush=True)
         return

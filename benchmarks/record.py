@@ -15,19 +15,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
-    *(
-        "jax",
-        "jaxlib",
-        "libtpu",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "grain",
-        "numpy",
-        "torch",
-        "keras",
-    ),
-    *("pillow", "simplejpeg", "opencv-python-headless", "tensorflow-cpu"),
+    *("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
+    *("torch", "keras", "pillow", "simplejpeg", "opencv-python-headless", "tensorflow-cpu"),
 )
 
 
@@ -56,15 +45,22 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return arguments
 
 
-def write(folder: Path, name: str, rows: Sequence[dict[str, Any]], **extra: Any) -> Path:
+def write(
+    folder: Path,
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    device: str | None = None,
+    **extra: Any,
+) -> Path:
     """Writes where it was measured, and one row a line of the table.
 
     On a CPU that is `NAME.json`; each kind of accelerator has a file beside it, such as
-    `NAME-nvidia-h100-80gb-hbm3.json`.
+    `NAME-nvidia-h100-80gb-hbm3.json`; so has a `device` that the rows are about without it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     here = environment()
-    path = folder / f"{name}{suffix(here['device'])}.json"
+    path = folder / f"{name}{suffix(device or here['device'])}.json"
     record = {"name": name, "environment": here, **extra, "rows": list(rows)}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

@@ -1,0 +1,61 @@
+"""What the text of a compiled program says: sums over devices, and calls of a library."""
+
+import math
+import re
+
+_SHAPE = re.compile(r"\b(bf16|f8\w+|[fsu]\d+|pred)\[([\d,]*)\]")
+_MADE = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*)$")
+_CALL = re.compile(r"custom-call\((.*?)\), .*custom_call_target=\"__(?:cudnn\$conv|cublas)(.*?)\"")
+_KERNEL = re.compile(r"dim_labels=\w+_(\w+)->")
+# Which of result, first and second operand are the outputs of a convolution and its kernel.
+_ROLES = {"BackwardInput": (1, 2), "BackwardFilter": (2, 0)}
+
+
+def sums_over_devices(text: str) -> tuple[int, ...]:
+    """Bytes of each all-reduce of a program, several tensors in one counting once."""
+    results = re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
+    return tuple(sum(_bytes(*shape) for shape in _SHAPE.findall(result)) for result in results)
+
+
+def library_calls(text: str) -> tuple[float, int]:
+    """Operations and bytes of convolutions and products that a program leaves to a library.
+
+    A compiler's own count leaves both out. A multiplication with its addition is two operations;
+    operands are read and results written once.
+    """
+    shapes: dict[str, tuple[str, str]] = {}
+    flops, moved = 0.0, 0
+    for line in text.splitlines():
+        made = _MADE.match(line)
+        if made is None:
+            continue
+        name, rest = made.groups()
+        kinds = _SHAPE.findall(rest)
+        if kinds:
+            shapes[name] = kinds[0]
+        call = _CALL.search(rest)
+        if call is None:
+            continue
+        operands = [own.strip().lstrip("%") for own in call[1].split(",")]
+        own = [kinds[0], *(shapes[operand] for operand in operands[:2])]
+        moved += sum(_bytes(*shape) for shape in own)
+        flops += _operations(call[2], [math.prod(_sizes(shape)) for _, shape in own], own, rest)
+    return flops, moved
+
+
+def _operations(target: str, sizes: list[int], own: list[tuple[str, str]], rest: str) -> float:
+    kernel = _KERNEL.search(rest)
+    if kernel is None:  # a product of matrices, whose three sizes are mk, kn and mn
+        return 2 * math.sqrt(math.prod(sizes))
+    outputs, place = next((roles for key, roles in _ROLES.items() if key in target), (0, 2))
+    channels = _sizes(own[place][1])[kernel[1].index("o")]
+    return 2 * sizes[outputs] * sizes[place] / channels
+
+
+def _sizes(shape: str) -> list[int]:
+    return [int(size) for size in shape.split(",") if size]
+
+
+def _bytes(dtype: str, shape: str) -> int:
+    bits = re.search(r"\d+", dtype)
+    return math.prod(_sizes(shape)) * (int(bits[0]) // 8 if bits else 1)
