@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import picture, record, summary
+from benchmarks import ahead, picture, record, summary
 from benchmarks.__main__ import scripts
+from benchmarks.absent.chips import CHIPS
+from benchmarks.absent.reading import library_calls, sums_over_devices
 
 PROJECT = Path(__file__).parent.parent
 SCRIPTS = sorted(scripts())
+ABSENT = "ahead"  # whose results are named for the chips that it asks about
 
 # What starts many processes or trains many runs even in its smallest size.
 LONG = (
@@ -24,7 +27,11 @@ LONG = (
 
 def cases():
     long, slow = pytest.mark.soak, pytest.mark.slow
-    return [pytest.param(name, marks=long if name in LONG else slow) for name in SCRIPTS]
+    return [
+        pytest.param(name, marks=long if name in LONG else slow)
+        for name in SCRIPTS
+        if name != ABSENT
+    ]
 
 
 @pytest.mark.parametrize("script", cases())
@@ -48,6 +55,63 @@ def test_a_benchmark_writes_what_it_measured_and_where(script, tmp_path):
     assert here["versions"]["jax"]
     assert {"date", "commit", "python", "driver", "cores"} <= here.keys()
     assert path.name in finished.stdout
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("chip", sorted(CHIPS))
+def test_what_a_step_needs_on_a_chip_that_is_not_here_is_written_beside_that_chip(chip, tmp_path):
+    if CHIPS[chip].missing:
+        pytest.skip(f"{CHIPS[chip].compiler} is not installed")
+    command = [sys.executable, "-m", "benchmarks.ahead", "--smoke", "--chips", chip]
+    finished = subprocess.run(
+        [*command, "--results", str(tmp_path)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    (path,) = tmp_path.glob("*.json")
+    assert path.stem == f"ahead{record.suffix(CHIPS[chip].name)}"
+    plain, again, *together = json.loads(path.read_text())["rows"]
+    assert again["flops"] > plain["flops"]  # what is computed again is not merged
+    assert not plain["sums"]
+    wide, own = (row["sums"] for row in together)
+    assert len(wide) > len(own) > 0
+
+
+def test_a_compiler_that_is_not_installed_is_named_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.absent.chips.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["ahead", "--results", str(tmp_path)])
+    ahead.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(CHIPS)
+    assert all("is not installed" in line for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sums_and_library_calls_are_read_off_a_compiled_program():
+    text = """
+  %x = bf16[8,6,6,4]{3,2,1,0} parameter(0)
+  %k = bf16[16,3,3,4]{3,2,1,0} parameter(1)
+  %c = (bf16[8,6,6,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), window={size=3x3 pad=1_1x1_1}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", metadata={}
+  %y = bf16[8,6,6,16]{3,2,1,0} get-tuple-element(%c), index=0
+  %w = (bf16[16,3,3,4]{3,2,1,0}, u8[0]{0}) custom-call(%x, %y), window={size=3x3 pad=1_1x1_1}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter", metadata={}
+  %a = f32[5,6]{1,0} parameter(2)
+  %b = f32[6,7]{1,0} parameter(3)
+  %p = (f32[5,7]{1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm"
+  %s = (f32[7]{0}, bf16[2,2]{1,0}) all-reduce(%u, %v), replica_groups={}
+  %t = f32[] all-reduce-start(%n), replica_groups={}
+""".replace("\\\n", "")
+    assert sums_over_devices(text) == (7 * 4 + 4 * 2, 4)
+    convolution = 2 * (8 * 6 * 6 * 16) * (3 * 3 * 4)
+    flops, moved = library_calls(text)
+    assert flops == pytest.approx(2 * convolution + 2 * 5 * 6 * 7)
+    arrays = 8 * 6 * 6 * 4 + 16 * 3 * 3 * 4 + 8 * 6 * 6 * 16
+    assert moved == 2 * 2 * arrays + 4 * (5 * 6 + 6 * 7 + 5 * 7)
 
 
 def test_the_runner_knows_every_script_and_leaves_out_what_does_not_fit(tmp_path):

@@ -1,9 +1,9 @@
 """Kinds of accelerator that are not at hand: what their makers say of them, and their devices."""
 
 import dataclasses
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Chip:
     @property
     def missing(self) -> bool:
         """Whether its compiler is not installed."""
-        return importlib.util.find_spec(self.compiler) is None
+        return find_spec(self.compiler) is None
 
     def devices(self) -> tuple[jax.Device, ...]:
         """Those of a host: they can be compiled for, and run nothing."""
