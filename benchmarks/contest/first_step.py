@@ -24,6 +24,13 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--go-on", action="store_true", help="say every step, to the run's end")
     arguments = parser.parse_args()
+    from jtl.training.garbage import rare_collections
+
+    with rare_collections():  # as in `jtl train`
+        _run(arguments, began)
+
+
+def _run(arguments: argparse.Namespace, began: float) -> None:
     import jax
 
     counts: collections.Counter[str] = collections.Counter()

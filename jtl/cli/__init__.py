@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     A run that was preempted has saved where it stands.
     """
     from jtl.cli.memory import keep_memory
+    from jtl.training.garbage import rare_collections
 
     keep_memory()
     from cyclopts import CycloptsError
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     for library in ("absl", "gcsfs", "google.auth", "s3fs"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
-        _application()(tokens, exit_on_error=False, print_error=False)
+        with rare_collections():  # a seventh of a start would be spent on looking for garbage
+            _application()(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(f"{error} (see {_help_command(tokens)})")
     except PreemptedError as error:
