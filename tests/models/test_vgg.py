@@ -1,9 +1,12 @@
+import chex
 import jax
 import numpy as np
 import pytest
 
+from jtl.models.layers import Layers
 from jtl.models.pooling import adaptive_average_pool
 from jtl.models.registry import create_model
+from jtl.models.vgg import ConvBlock
 
 # One convolution a block: enough to say where the classifier begins.
 FIELDS = {
@@ -70,3 +73,27 @@ def test_norms_follow_every_convolution_or_none():
         model = create_model(name, widths=(4, 4, 4, 4, 4), hidden=16)
         variables = jax.eval_shape(model.init, jax.random.key(0), images(32))
         assert len(jax.tree.leaves(variables.get("batch_stats", {}))) == 2 * count
+
+
+def test_accelerators_keep_one_array_a_convolution_and_take_the_same_gradients(monkeypatch):
+    block = ConvBlock(layers=Layers(), depth=2, features=4, batch_norm=False)
+    x = images(8)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = jax.jit(jax.vmap(lambda key: block.init(key, x, False)))(keys)
+
+    def loss(params, x):
+        return (block.apply(params, x, True) ** 2).sum()
+
+    def gradients():
+        # Several networks at once, as trials share a program.
+        take = jax.vmap(jax.grad(loss, argnums=(0, 1)), in_axes=(0, None))
+        traced = jax.jit(lambda *own: take(*own)).trace(params, x)
+        return str(traced.jaxpr), traced.lower().compile()(params, x)
+
+    x[:, :3] = 0  # at the edge of a ReLU
+    plain, expected = gradients()
+    monkeypatch.setattr("jtl.models.vgg.on_cpu", lambda: False)
+    lean, found = gradients()
+    assert "optimization_barrier" in lean
+    assert "optimization_barrier" not in plain
+    chex.assert_trees_all_equal(found, expected)
