@@ -16,6 +16,8 @@ os.environ.setdefault("TPU_WORKER_ID", "0")
 
 import jax
 
+from benchmarks.absent.reading import Sum
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
@@ -27,6 +29,7 @@ class Chip:
         compiler: the package with its compiler.
         topology: what the compiler is told of a host with eight of them.
         options: for the compiler.
+        overlapping: further ones, which let sums over chips and other work take place at once.
         flops_per_second: products of bfloat16 matrices.
         bytes_per_second: of its memory.
         memory_bytes: of its memory.
@@ -40,6 +43,7 @@ class Chip:
     compiler: str
     topology: Mapping[str, Any]
     options: Mapping[str, Any]
+    overlapping: Mapping[str, Any]
     flops_per_second: float
     bytes_per_second: float
     memory_bytes: float
@@ -68,13 +72,16 @@ class Chip:
             "seconds_one_after_the_other": arithmetic + memory,
         }
 
-    def sums_seconds(self, sums: Sequence[int], devices: int) -> float:
-        """The time of sums over devices, each of so many bytes, one after the other.
+    def sums_seconds(self, sums: Sequence[Sum], devices: int) -> float:
+        """The time of sums over devices that no other work fills, one after the other.
 
         Around a ring of n, a byte is sent `2 (n - 1) / n` times.
         """
-        sent = 2 * (devices - 1) / devices * sum(sums)
-        return sent / self.link_bytes_per_second + len(sums) * self.sum_seconds
+        rate = self.link_bytes_per_second / (2 * (devices - 1) / devices)
+        return sum(
+            max(0.0, own.bytes / rate + self.sum_seconds - own.meanwhile / self.bytes_per_second)
+            for own in sums
+        )
 
 
 CHIPS = {
@@ -84,6 +91,7 @@ CHIPS = {
         compiler="libtpu",
         topology={"topology_name": "v5e:2x4", "chips_per_host_bounds": (2, 4, 1)},
         options={},
+        overlapping={},
         flops_per_second=197e12,
         bytes_per_second=819e9,
         memory_bytes=16e9,
@@ -103,6 +111,10 @@ CHIPS = {
             "target_config": (Path(__file__).parent / "h100.txtpb").read_text("utf-8"),
         },
         options={"xla_gpu_autotune_level": 0},  # which would try on the chip what is faster
+        overlapping={
+            "xla_gpu_enable_latency_hiding_scheduler": True,
+            "xla_gpu_all_reduce_combine_threshold_bytes": 8 * 2**20,
+        },
         flops_per_second=989e12,
         bytes_per_second=3.35e12,
         memory_bytes=80e9,

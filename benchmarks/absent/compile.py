@@ -11,7 +11,7 @@ import optax
 
 import jtl
 from benchmarks.absent.chips import Chip
-from benchmarks.absent.reading import library_calls, sums_over_devices
+from benchmarks.absent.reading import Sum, library_calls, sums_over_devices
 from benchmarks.contest.cell import CLASSES, Cell
 from jtl.models.registry import create_model
 
@@ -25,7 +25,7 @@ class Program:
         bytes: read and written.
         temporary_bytes: held between operations: the activations, and what else a step needs.
         peak_bytes: state, batch and temporaries; a new state lies where the old one did.
-        sums: bytes of each sum over devices, several tensors in one counting once.
+        sums: over devices.
         trace_seconds: JAX's part of the making.
         compile_seconds: the compiler's.
     """
@@ -34,12 +34,19 @@ class Program:
     bytes: float
     temporary_bytes: int
     peak_bytes: int
-    sums: tuple[int, ...]
+    sums: tuple[Sum, ...]
     trace_seconds: float
     compile_seconds: float
 
 
-def ask(chip: Chip, cell: Cell, *, devices: int = 1, global_batch_norm: bool = True) -> Program:
+def ask(
+    chip: Chip,
+    cell: Cell,
+    *,
+    devices: int = 1,
+    global_batch_norm: bool = True,
+    overlap: bool = False,
+) -> Program:
     """Compiles jtl's step of a cell for a chip, and asks the compiler what it needs.
 
     Args:
@@ -47,8 +54,10 @@ def ask(chip: Chip, cell: Cell, *, devices: int = 1, global_batch_norm: bool = T
         cell: the question; its batch is each device's.
         devices: under one `jit`, more under `pmap`.
         global_batch_norm: as in `make_train_step`.
+        overlap: whether the compiler is told to put other work beside sums over devices.
     """
     chosen = chip.devices()[:devices]
+    options = {**chip.options, **(chip.overlapping if overlap else {})}
     step, state = _step(cell, global_batch_norm)
     shape = (cell.batch, cell.pixels, cell.pixels, 3)
     batch = {
@@ -60,7 +69,7 @@ def ask(chip: Chip, cell: Cell, *, devices: int = 1, global_batch_norm: bool = T
         start = time.perf_counter()
         lowered = _lower(step, state, batch, chosen)
         traced = time.perf_counter()
-        compiled = lowered.compile(compiler_options=dict(chip.options))
+        compiled = lowered.compile(compiler_options=options)
         end = time.perf_counter()
     flops, moved = _counts(compiled)
     memory = compiled.memory_analysis()

@@ -1,5 +1,6 @@
 """What the text of a compiled program says: sums over devices, and calls of a library."""
 
+import dataclasses
 import math
 import re
 
@@ -7,14 +8,44 @@ _SHAPE = re.compile(r"\b(bf16|f8\w+|[fsu]\d+|pred)\[([\d,]*)\]")
 _MADE = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*)$")
 _CALL = re.compile(r"custom-call\((.*?)\), .*custom_call_target=\"__(?:cudnn\$conv|cublas)(.*?)\"")
 _KERNEL = re.compile(r"dim_labels=\w+_(\w+)->")
+_OPERATION = re.compile(r" (fusion|custom-call|all-reduce(?:-start|-done)?)\(%?([\w.-]*)")
 # Which of result, first and second operand are the outputs of a convolution and its kernel.
 _ROLES = {"BackwardInput": (1, 2), "BackwardFilter": (2, 0)}
 
 
-def sums_over_devices(text: str) -> tuple[int, ...]:
-    """Bytes of each all-reduce of a program, several tensors in one counting once."""
-    results = re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
-    return tuple(sum(_bytes(*shape) for shape in _SHAPE.findall(result)) for result in results)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sum:
+    """A sum over devices in a compiled program.
+
+    Attributes:
+        bytes: of the tensors that it takes together.
+        meanwhile: bytes that other work writes between its beginning and its end.
+    """
+
+    bytes: int
+    meanwhile: int = 0
+
+
+def sums_over_devices(text: str) -> tuple[Sum, ...]:
+    """The all-reduces of a program, in their order."""
+    found: dict[str, Sum] = {}
+    open_: set[str] = set()
+    for line in text.splitlines():
+        made = _MADE.match(line)
+        operation = made and _OPERATION.search(made[2])
+        if not made or not operation:
+            continue
+        size = sum(_bytes(*shape) for shape in _SHAPE.findall(made[2][: operation.start()]))
+        if operation[1] in ("fusion", "custom-call"):
+            for name in open_:
+                found[name] = Sum(bytes=found[name].bytes, meanwhile=found[name].meanwhile + size)
+        elif operation[1] == "all-reduce-done":
+            open_.discard(operation[2])
+        else:
+            found[made[1]] = Sum(bytes=size)
+            if operation[1] == "all-reduce-start":
+                open_.add(made[1])
+    return tuple(found.values())
 
 
 def library_calls(text: str) -> tuple[float, int]:
