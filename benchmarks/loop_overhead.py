@@ -6,14 +6,18 @@ The loop of `jtl train` runs a step that computes nothing, with all that a run h
 memory or from rows of a cache, records as JSON lines and TensorBoard's every 10 steps, the
 watch for signals and for skipped steps. The peer is the bare call: the same compiled step on one
 batch that lies on the device already, again and again. What the loop takes more is its overhead.
+Between them lies a floor: the same calls, each on a batch that is read and placed just before it,
+and nothing else; a loop with a thread that does so meanwhile can be below it, and without one
+cannot.
 States are those of a head and of a whole ResNet-50 with AdamW's moments, since every call passes
 all leaves in and out.
 """
 
 import dataclasses
+import itertools
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +94,16 @@ def main() -> None:
     steps, turns = (20, 1) if arguments.smoke else (2000, 5)
     net = jtl.load_model(model, weights=None, num_classes=10, rng=0)
     rows = []
-    print(f"{'state':12} {'leaves':>6} {'batches':10} {'loop µs':>9} {'bare µs':>9} {'more µs':>9}")
+    heads = "".join(f"{name + ' µs':>10}" for name in ("loop", "floor", "bare", "more"))
+    print(f"{'state':12} {'leaves':>6} {'batches':8}{heads}")
     for trained, freeze in (("head", "backbone"), ("everything", "none")):
         variables = _cut(net.variables) if trained == "head" else net.variables
         for batches in ("rows", "images"):
             row = _measure(net.model, variables, freeze, batches, steps, turns)
             rows.append({"state": trained, "batches": batches, **row})
-            print(
-                f"{trained:12} {row['leaves']:6} {batches:10} "
-                f"{1e6 * row['loop']['median']:9.0f} {1e6 * row['bare']['median']:9.0f} "
-                f"{1e6 * row['overhead']:9.0f}"
-            )
+            figures = [row[name]["median"] for name in ("loop", "floor", "bare")]
+            numbers = "".join(f"{1e6 * each:10.0f}" for each in (*figures, row["overhead"]))
+            print(f"{trained:12} {row['leaves']:6} {batches:8}{numbers}")
     print(record.write(arguments.results, "loop_overhead", rows, limit=LIMIT, steps=steps))
 
 
@@ -109,13 +112,18 @@ def _measure(
 ) -> dict[str, Any]:
     phase = _phase(model, variables, freeze, steps)
     state = jtl.TrainState.create(variables, phase.tx, rng=0)
-    loop, bare = [], []
+    sides: dict[str, list[float]] = {"loop": [], "floor": [], "bare": []}
     for turn in range(turns + 1):
-        own = (_loop(phase, variables, batches, steps), _bare(phase, state, batches, steps))
+        placed = _batches(batches, 0, 1)
+        own = {
+            "loop": _loop(phase, variables, batches, steps),
+            "floor": _calls(phase, state, _batches(batches, 0, steps + 1)),
+            "bare": _calls(phase, state, itertools.repeat(next(placed), steps + 1)),
+        }
         if turn:  # the first turn compiles
-            loop.append(own[0])
-            bare.append(own[1])
-    figures = {"loop": record.spread(loop), "bare": record.spread(bare)}
+            for name, seconds in own.items():
+                sides[name].append(seconds)
+    figures = {name: record.spread(samples) for name, samples in sides.items()}
     overhead = figures["loop"]["median"] - figures["bare"]["median"]
     return {"leaves": len(jax.tree.leaves(state)), **figures, "overhead": overhead}
 
@@ -147,19 +155,23 @@ def _loop(phase: Phase, variables: Any, batches: str, steps: int) -> float:
     return (marks[-1] - marks[0]) / (steps - 10)
 
 
-def _bare(phase: Phase, state: Any, batches: str, steps: int) -> float:
-    """Seconds of a call of the compiled step by itself."""
-    feed = (Rows if batches == "rows" else Streamed)(
-        read=_read, place=PLACE, classes=10, check=None
-    )
-    batch = next(feed.batches(0, 0, 1))
-    compiled, running = PLACE.compile(phase.step), PLACE.put_state(state)
-    running, metrics = jax.block_until_ready(compiled(running, batch))
-    start = time.perf_counter()
-    for _ in range(steps):
+def _calls(phase: Phase, state: Any, batches: Iterable[Any]) -> float:
+    """Seconds of a call of the compiled step by itself, with what it takes to make its batch."""
+    compiled, running, taken = PLACE.compile(phase.step), PLACE.put_state(state), iter(batches)
+    running, metrics = jax.block_until_ready(compiled(running, next(taken)))
+    start, count = time.perf_counter(), 0
+    for batch in taken:
         running, metrics = compiled(running, batch)
+        count += 1
     jax.block_until_ready((running, metrics))
-    return (time.perf_counter() - start) / steps
+    return (time.perf_counter() - start) / count
+
+
+def _batches(kind: str, start: int, stop: int) -> Iterator[Any]:
+    """Placed batches, each made when it is asked for."""
+    if kind == "images":
+        return (PLACE.put_batch(batch) for batch in _read(start, stop))
+    return Rows(read=_read, place=PLACE, classes=10, check=None).batches(0, start, stop)
 
 
 def _phase(model: Any, variables: Any, freeze: str, steps: int) -> Phase:

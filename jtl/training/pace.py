@@ -101,10 +101,11 @@ class Pace:
 
     def _read(self, *, report: bool) -> None:
         pending, self._pending = self._pending, []
-        skipped = jax.device_get([metrics["skipped"] for _, metrics in pending])
         step, metrics = pending[-1]
-        host = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        for (own, _), missed in zip(pending, skipped):
+        # In one call, which begins every transfer before it waits for the first.
+        skipped, last = jax.device_get(([own["skipped"] for _, own in pending[:-1]], metrics))
+        host = {name: float(value) for name, value in last.items()}
+        for (own, _), missed in zip(pending, (*skipped, last["skipped"]), strict=True):
             self._count(own, bool(missed), host)
         if report:
             self._report(step, host)
