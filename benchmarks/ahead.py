@@ -49,7 +49,7 @@ def main() -> None:
             print(f"not asked: {chip.compiler}, which compiles for {chip.name}, is not installed")
             continue
         print(
-            f"{chip.name:13} {'trained':10} {'how':26} {'GFLOP':>6} {'MB':>6} {'matrix ms':>9} "
+            f"{chip.name:15} {'trained':10} {'how':26} {'GFLOP':>6} {'MB':>6} {'matrix ms':>9} "
             f"{'memory ms':>9} {'sums':>4} {'ms':>5} {'temp GiB':>8} {'peak GiB':>8} {'made s':>6} "
             f"{'temp':>5} {'time':>5}"
         )
@@ -136,7 +136,7 @@ def _beside(row: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(row: dict[str, Any]) -> None:
-    about = f"{row['network']:13} {row['trained']:10} {row['how']:26}"
+    about = f"{row['network']:15} {row['trained']:10} {row['how']:26}"
     if "failed" in row:
         print(f"{about} {row['failed']}", flush=True)
         return

@@ -77,9 +77,9 @@ class Chip:
 
         Around a ring of n, a byte is sent `2 (n - 1) / n` times.
         """
-        rate = self.link_bytes_per_second / (2 * (devices - 1) / devices)
+        share = 2 * (devices - 1) / devices / self.link_bytes_per_second
         return sum(
-            max(0.0, own.bytes / rate + self.sum_seconds - own.meanwhile / self.bytes_per_second)
+            max(0.0, own.bytes * share + self.sum_seconds - own.meanwhile / self.bytes_per_second)
             for own in sums
         )
 
