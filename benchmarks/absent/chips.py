@@ -29,7 +29,6 @@ class Chip:
         compiler: the package with its compiler.
         topology: what the compiler is told of a host with eight of them.
         options: for the compiler.
-        overlapping: further ones, which let sums over chips and other work take place at once.
         flops_per_second: products of bfloat16 matrices.
         bytes_per_second: of its memory.
         memory_bytes: of its memory.
@@ -43,7 +42,6 @@ class Chip:
     compiler: str
     topology: Mapping[str, Any]
     options: Mapping[str, Any]
-    overlapping: Mapping[str, Any]
     flops_per_second: float
     bytes_per_second: float
     memory_bytes: float
@@ -91,7 +89,6 @@ CHIPS = {
         compiler="libtpu",
         topology={"topology_name": "v5e:2x4", "chips_per_host_bounds": (2, 4, 1)},
         options={},
-        overlapping={},
         flops_per_second=197e12,
         bytes_per_second=819e9,
         memory_bytes=16e9,
@@ -111,10 +108,6 @@ CHIPS = {
             "target_config": (Path(__file__).parent / "h100.txtpb").read_text("utf-8"),
         },
         options={"xla_gpu_autotune_level": 0},  # which would try on the chip what is faster
-        overlapping={
-            "xla_gpu_enable_latency_hiding_scheduler": True,
-            "xla_gpu_all_reduce_combine_threshold_bytes": 8 * 2**20,
-        },
         flops_per_second=989e12,
         bytes_per_second=3.35e12,
         memory_bytes=80e9,

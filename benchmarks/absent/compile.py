@@ -45,7 +45,6 @@ def ask(
     *,
     devices: int = 1,
     global_batch_norm: bool = True,
-    overlap: bool = False,
 ) -> Program:
     """Compiles jtl's step of a cell for a chip, and asks the compiler what it needs.
 
@@ -54,10 +53,8 @@ def ask(
         cell: the question; its batch is each device's.
         devices: under one `jit`, more under `pmap`.
         global_batch_norm: as in `make_train_step`.
-        overlap: whether the compiler is told to put other work beside sums over devices.
     """
     chosen = chip.devices()[:devices]
-    options = {**chip.options, **(chip.overlapping if overlap else {})}
     step, state = _step(cell, global_batch_norm)
     shape = (cell.batch, cell.pixels, cell.pixels, 3)
     batch = {
@@ -69,7 +66,7 @@ def ask(
         start = time.perf_counter()
         lowered = _lower(step, state, batch, chosen)
         traced = time.perf_counter()
-        compiled = lowered.compile(compiler_options=options)
+        compiled = lowered.compile(compiler_options=dict(chip.options))
         end = time.perf_counter()
     flops, moved = _counts(compiled)
     memory = compiled.memory_analysis()
