@@ -17,7 +17,7 @@ from jtl.errors import ChangedDataError, DataError
 
 # Images in memory are sized once where that takes no more than this, bytes.
 _SIZED_ONCE = 256 * 2**20
-_ALIGNMENT = 64  # bytes; from elsewhere, XLA on a CPU has a thread of its own copy an array
+_ALIGNMENT = 64  # bytes; from elsewhere, XLA on a CPU has a thread of its own copy an array, later
 _CHUNKS = 4  # of a batch for each thread, so that none waits long for the others
 
 
@@ -72,8 +72,11 @@ class Reader:
         image = _room(len(indices), self.size)
         fitted = self._fitted(indices) if self.crop is None or views is None else None
         if fitted is not None:
-            # With "raise" it would be copied twice; that a place exists, the labels have said.
-            np.take(fitted, indices, axis=0, out=image, mode="wrap")
+            if fitted.flags.c_contiguous:
+                # With "raise" it would be copied twice; that a place exists, the labels have said.
+                np.take(fitted, indices, axis=0, out=image, mode="wrap")
+            else:  # of a view, such as one with its channels turned around, `take` copies all
+                image[:] = fitted[indices]
             return {"image": image, "label": label, "mask": mask}
 
         def read(places: range) -> None:
@@ -128,7 +131,7 @@ def sized_once(reader: Reader) -> Reader:
 
 
 def _room(count: int, size: int) -> np.ndarray:
-    """Uint8 `[count, size, size, 3]`, not filled, where JAX takes it as it is if it can."""
+    """Uint8 `[count, size, size, 3]`, not filled, from where a CPU takes it without a thread."""
     length = count * size * size * 3
     room = np.empty(length + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT

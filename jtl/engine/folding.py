@@ -7,6 +7,7 @@ import jax
 from flax.linen.dtypes import canonicalize_dtype
 
 from jtl.engine.normalization import fold
+from jtl.errors import ConfigError
 from jtl.platforms import on_cpu
 
 
@@ -56,8 +57,21 @@ def parameters(norm: nn.BatchNorm) -> dict[str, jax.Array | None]:
 
 
 def stored_statistics(norm: nn.BatchNorm) -> dict[str, jax.Array]:
-    """A BatchNorm's running `mean` and `var`."""
-    return {name: norm.get_variable("batch_stats", name) for name in ("mean", "var")}
+    """A BatchNorm's running `mean` and `var`.
+
+    Raises:
+        ConfigError: the variables that the network was given lack them.
+    """
+    found: dict[str, jax.Array] = {
+        name: norm.get_variable("batch_stats", name) for name in ("mean", "var")
+    }
+    if missing := [name for name, value in found.items() if value is None]:
+        path = "/".join(norm.path)
+        raise ConfigError(
+            f"BatchNorm at {path!r} has no running {' and '.join(missing)}: give variables with "
+            f"'batch_stats' for it, as model.init or load_model makes them."
+        )
+    return found
 
 
 def result_dtype(norm: nn.BatchNorm, x: jax.Array) -> Any:

@@ -213,7 +213,7 @@ def _normalized(module: nn.BatchNorm, x: jax.Array, statistics: dict[str, jax.Ar
     return normalize(
         x,
         statistics,
-        epsilon=module.epsilon,
+        epsilon=float(module.epsilon),
         axis=module.axis,
         dtype=result_dtype(module, x),
         **parameters(module),

@@ -124,7 +124,7 @@ class Examples:
     options: ReadOptions
     unreadable: Unreadable
 
-    def train_batches(
+    def train_steps(
         self, order: TrainOrder, start: int, stop: int, share: slice
     ) -> Generator[Arrays, None, None]:
         """This process's share of the training batches, each read once it is asked for."""

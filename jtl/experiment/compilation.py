@@ -1,5 +1,6 @@
 """Compiled programs kept on disk, so that a second start compiles nothing again."""
 
+import contextlib
 import os
 import time
 import zlib
@@ -10,6 +11,7 @@ import jax
 from jtl.weights.cache import cache_folder
 
 _CHECKED = "checked"  # a file whose time says since when entries have not been looked at
+_YOUNG = 60 * 10**9  # nanoseconds in which an entry may still be being written
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"  # what its frames begin with
 
 
@@ -31,17 +33,17 @@ def _remove_cut_off(folder: Path) -> None:
 
     JAX never replaces an entry: it would warn of such a one, and compile, at every start to come.
     """
-    mark = folder / _CHECKED
-    try:
-        now, since = time.time_ns(), mark.stat().st_mtime_ns if mark.exists() else 0
-        for path in folder.glob("*-cache"):
-            if path.stat().st_mtime_ns >= since and not _is_whole(path.read_bytes()):
+    mark, until = folder / _CHECKED, time.time_ns() - _YOUNG
+    since = mark.stat().st_mtime_ns if mark.exists() else 0
+    for path in folder.glob("*-cache"):
+        # What cannot be read, or has gone meanwhile, is left to JAX, which warns of it.
+        with contextlib.suppress(OSError):
+            if since <= path.stat().st_mtime_ns < until and not _is_whole(path.read_bytes()):
                 path.unlink(missing_ok=True)
-        if folder.is_dir():
+    if folder.is_dir():
+        with contextlib.suppress(OSError):
             mark.touch()
-            os.utime(mark, ns=(now, now))
-    except OSError:
-        return  # of a cache that cannot be read JAX itself warns
+            os.utime(mark, ns=(until, until))
 
 
 def _is_whole(entry: bytes) -> bool:

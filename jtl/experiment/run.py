@@ -28,12 +28,12 @@ from jtl.experiment.options import Config
 from jtl.experiment.predict import Images, Prediction, predict_each, unlabelled
 from jtl.experiment.workdir import check_data, read_summary, stored_config
 from jtl.models.registry import model_spec
-from jtl.training.checkpoint import Checkpoints
 from jtl.training.files import read_json, write_json
 from jtl.training.measure.calibrate import untempered
 from jtl.training.measure.predictions import RAW, Calibration, Predictions, read_predictions
 from jtl.training.measure.tally import Tally
 from jtl.training.mirror import fetch_copy, send, spoken_of
+from jtl.training.saved_steps import SavedSteps
 from jtl.training.storage import ObjectStorage, is_address
 from jtl.weights.preprocess import Preprocess
 
@@ -304,7 +304,7 @@ def _load_run(folder: Path, checkpoint: Which) -> Run:
     model = model_spec(config.model.name).family(**_tuples(record["fields"]), dtype=dtype)
     chosen = _chosen(summary, checkpoint)
     preprocess = Preprocess.from_dict(record["preprocess"])
-    with Checkpoints(folder) as checkpoints:
+    with SavedSteps(folder) as checkpoints:
         variables = checkpoints.variables(chosen["step"], _shapes(model, preprocess.input_size))
     return Run(
         workdir=folder,

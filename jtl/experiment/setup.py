@@ -159,7 +159,7 @@ def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
     order, share = examples.order(config), setup.place.share(config.data.batch_size)
 
     def read(start: int, stop: int) -> Generator[Arrays, None, None]:
-        return examples.train_batches(order, start, stop, share)
+        return examples.train_steps(order, start, stop, share)
 
     def validate(variables: Any) -> Evaluation:
         assert evaluator is not None

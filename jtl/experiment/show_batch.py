@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jtl.data.pipeline import EVERYTHING
+from jtl.data.ahead import read_ahead
+from jtl.data.pipeline import EVERYTHING, READERS
 from jtl.data.sources.protocol import Source
 from jtl.errors import ConfigError
 from jtl.experiment.assemble import make_prepare
@@ -54,7 +55,8 @@ def show_batch(config: Config, path: Path, *, source: Source | None = None) -> i
 def _first_batch(setup: Setup) -> dict[str, Any]:
     config, examples = setup.config, setup.examples
     order = examples.order(config)
-    with contextlib.closing(examples.train_batches(order, 0, 1, EVERYTHING)) as batches:
+    steps = examples.train_steps(order, 0, 1, EVERYTHING)
+    with contextlib.closing(read_ahead(steps, examples.options.timeout, READERS)) as batches:
         batch = next(batches)
     classes = len(examples.source.classes)
     prepare = make_prepare(setup.pretrained.preprocess, config.augment, classes)

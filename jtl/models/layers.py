@@ -13,6 +13,11 @@ import jax.numpy as jnp
 from jtl.platforms import on_cpu
 
 Initializer = Callable[..., jax.Array]
+# What Flax tells a convolution beside its arrays, strides and padding.
+_CONVOLUTION = (
+    *("lhs_dilation", "rhs_dilation", "dimension_numbers", "feature_group_count"),
+    "precision",
+)
 
 # He normal over the fan out: what torchvision's ResNet and VGG draw their convolutions from.
 conv_normal: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -101,31 +106,36 @@ class Layers:
 
 
 def _pointwise(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], *rest: Any, **options: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
 ) -> jax.Array:
     """A 1×1 convolution whose gradient a CPU computes by matrix products, up to 8 × as fast."""
-    if on_cpu():
-        return _by_products(x, kernel, tuple(strides), options["precision"])
-    return jax.lax.conv_general_dilated(x, kernel, strides, *rest, **options)
+    if not on_cpu():
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    return _by_products(x, kernel, tuple(strides), tuple(padding), **options)
 
 
 # Traced once for all convolutions of a shape.
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jax.jit, static_argnums=(2, 3), static_argnames=_CONVOLUTION)
 def _by_products(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], precision: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    **options: Any,
 ) -> jax.Array:
     @jax.custom_jvp
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        axes = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            x, kernel, strides, "VALID", dimension_numbers=axes, precision=precision
-        )
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
         seen = x[:, :: strides[0], :: strides[1]]
         # Of two axes each: with four, the product's gradient would be a quarter slower.
         flat = seen.reshape(-1, seen.shape[-1])
-        product = jnp.matmul(flat, kernel[0, 0], precision=precision)
+        product = jnp.matmul(flat, kernel[0, 0], precision=options["precision"])
         return product.reshape(*seen.shape[:-1], -1)
 
     def tangent(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -72,9 +72,6 @@ class Checkpoints(SavedSteps):
         self._saving: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "jtl-checkpoint")
 
-    def __enter__(self) -> "Checkpoints":
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -86,7 +83,7 @@ class Checkpoints(SavedSteps):
                 self.wait()
         finally:
             self._thread.shutdown()
-            self._files.close()
+            super().__exit__(kind, error, trace)
 
     def save(self, state: TrainState, progress: Progress, shared: Digests | None = None) -> None:
         """Begins to save a plain state, after the save before it has ended.

@@ -13,7 +13,7 @@ from jtl.training.files import read_lines, write_text
 from jtl.training.pictures import confusion_picture
 from jtl.training.trackers import About, Tracker, open_trackers
 
-_FLUSH_EVERY = 60.0  # seconds between two times that TensorBoard's events are put on the disk
+_FLUSH_EVERY = 60.0  # seconds after which an event puts those before it on the disk as well
 
 
 class JsonLines:
@@ -78,10 +78,13 @@ class TensorBoard:
             named = event.metrics.items()
             values = [{"tag": f"{prefix}/{name}", "simple_value": value} for name, value in named]
             self._write(event.step, summary={"value": values})
+            if isinstance(event, Evaluated):
+                self._flush()
         elif isinstance(event, Pictured):
             from tensorboardX.summary import image
 
             self._write(event.step, summary=image(event.name, event.image, dataformats="HWC"))
+            self._flush()
 
     def close(self) -> None:
         """Writes what is pending and closes the file."""
@@ -90,8 +93,11 @@ class TensorBoard:
     def _write(self, step: int, **fields: Any) -> None:
         self._writer.write_event(self._written(wall_time=time.time(), step=step, **fields))
         if time.monotonic() - self._flushed > _FLUSH_EVERY:
-            self._writer.flush()
-            self._flushed = time.monotonic()
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
 
 
 class Records:

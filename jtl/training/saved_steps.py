@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 
@@ -50,7 +51,7 @@ class Progress:
 
 
 class SavedSteps:
-    """The steps in a run's folder; one counts where its manifest stands and verifies.
+    """The steps in a run's folder, as a context; one counts where its manifest verifies.
 
     Args:
         workdir: the run's folder.
@@ -63,6 +64,17 @@ class SavedSteps:
         self._whole: dict[int, bool] = {}
         self._files = OrbaxFiles()
         self._stores = FrozenStores(self._folder, self._files, self._about)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._files.close()
 
     def progress(self) -> Progress | None:
         """What the newest step that verifies knows; None where there is none."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -139,3 +140,18 @@ def test_images_lie_where_a_device_takes_them_without_a_copy(size):
         assert image.ctypes.data % 64 == 0
         expected = [reader.fit(pixels[index]) for index in chosen]
         np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_views_of_images_in_memory_are_read_without_a_copy_of_all(turned):
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 256, (40_000, 3, 16, 16), dtype=np.uint8)
+    images = planes.transpose(0, 2, 3, 1)[..., ::-1] if turned else planes.transpose(0, 2, 3, 1)
+    reader = reader_of(from_arrays(images, np.zeros(40_000, int)))
+    indices = np.array([7, 3, 39_999])
+    tracemalloc.start()
+    found = reader.gather(indices)["image"]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, images[indices])
+    assert most < planes.nbytes / 100

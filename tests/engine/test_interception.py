@@ -11,6 +11,7 @@ import pytest
 import jtl
 from jtl.engine.batch import BatchContext
 from jtl.engine.forward import LinenForward
+from jtl.engine.interception import intercept_evaluation
 from jtl.engine.modes import make_modes
 from jtl.errors import ConfigError
 from jtl.tree import differences
@@ -291,3 +292,20 @@ def test_places_that_a_module_leaves_out_do_not_count():
     np.testing.assert_allclose(output[:, :6], expected, atol=1e-5)
     for name, value in kept["bn"].items():
         np.testing.assert_allclose(stats["bn"][name], value, rtol=1e-5, err_msg=name)
+
+
+def test_statistics_that_are_missing_are_named():
+    net = Norm()
+    variables = {**variables_of(net), "batch_stats": {}}
+    step = jtl.make_eval_step(net)
+    with pytest.raises(ConfigError, match=r"BatchNorm at 'bn' has no running mean and var"):
+        step(variables, {"image": IMAGES, "label": jnp.zeros(len(IMAGES), jnp.int32)})
+
+
+def test_epsilon_may_be_an_array():
+    given, plain = Norm(epsilon=np.array(1e-3)), Norm(epsilon=1e-3)
+    variables = variables_of(plain)
+    with intercept_evaluation():
+        np.testing.assert_array_equal(
+            given.apply(variables, IMAGES), plain.apply(variables, IMAGES)
+        )

@@ -41,3 +41,13 @@ def test_who_looks_for_less_is_left_alone(own):
     with rare_collections():
         assert gc.get_threshold() == own
     assert gc.get_threshold() == own
+
+
+def test_the_last_of_several_to_end_leaves_it_as_it_was(threshold):
+    first, second = rare_collections(), rare_collections()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold()[0] > threshold[0]
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == threshold

@@ -47,7 +47,8 @@ class One:
 
     def put_batch(self, batch: Any) -> Any:
         """The batch on the device."""
-        if not all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
+        of_host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch))
+        if jax.config.values["jax_disable_jit"] or not of_host:
             return jax.device_put(batch, self.devices[0])
         with jax.transfer_guard_host_to_device("allow"):  # as for `device_put`
             return _placing(self.devices[0])(batch)
@@ -55,7 +56,10 @@ class One:
 
 @lru_cache
 def _placing(device: jax.Device) -> Callable[[Any], Any]:
-    """Copies arrays of the host to a device in one call; `device_put` takes one for each."""
+    """Copies arrays of the host to a device in one call; `device_put` takes one for each.
+
+    Batches of new shapes have it compiled once more, some 25 ms.
+    """
     # What the call itself has copied is given back as it is, since it may be donated.
     return jax.jit(_unchanged, donate_argnums=0, out_shardings=SingleDeviceSharding(device))
 

@@ -57,7 +57,10 @@ class Placement(Protocol):
         ...
 
     def put_batch(self, batch: Any) -> Any:
-        """This process's share of a batch, `[share, ...]` in every leaf, over its devices."""
+        """This process's share of a batch, `[share, ...]` in every leaf, over its devices.
+
+        An array that was given is not to be written to again: a device may still be reading it.
+        """
         ...
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from jtl.engine.state import TrainState
 from jtl.experiment.options import Config
 from jtl.experiment.setup import Setup, set_up
-from jtl.training.checkpoint import Checkpoints
-from jtl.training.saved_steps import Progress, abstract
+from jtl.training.saved_steps import Progress, SavedSteps, abstract
 from jtl.tree import count, differences, flatten
 
 
@@ -57,6 +56,6 @@ class Saved:
         return abstract(state)
 
     def _read(self, folder: Path) -> tuple[TrainState, Progress]:
-        with Checkpoints(folder) as checkpoints:
+        with SavedSteps(folder) as checkpoints:
             progress = checkpoints.progress() or Progress()
             return checkpoints.restore(progress.step, self.like(progress.phase)), progress
