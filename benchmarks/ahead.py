@@ -1,8 +1,11 @@
 """What does a training step need on a chip that is not at hand? Its compiler is asked.
 
-    pip install 'jax[tpu]'          # or 'jax[cuda12]'; a machine without either chip will do
+    pip install '.[bench]' 'jax[tpu]'    # or 'jax[cuda12]'; a machine without either chip will do
     python -m benchmarks.ahead
     python -m benchmarks.ahead --chips h100 --networks resnet50 --trained full
+
+In an environment of its own: `jtl train` takes a machine with these packages for one with such a
+chip, and leaves its memory's allocator alone.
 
 jtl's step, as `train_step` measures it, is compiled for a TPU v5e and an H100 and runs nowhere:
 operations, bytes and memory are the compiler's count. Times are calculated, not measured: by the

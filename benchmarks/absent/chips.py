@@ -7,16 +7,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# The compiler is not to look for a chip, nor to ask a machine of the cloud what it is.
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("TPU_WORKER_ID", "0")
-
 import jax
 
 from benchmarks.absent.reading import Sum
+
+# A compiler is not to look for a chip, nor to ask a machine of the cloud what it is.
+_ALONE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class Chip:
         """Those of a host: they can be compiled for, and run nothing."""
         from jax.experimental import topologies
 
+        os.environ.update({name: own for name, own in _ALONE.items() if name not in os.environ})
         return tuple(topologies.get_topology_desc(platform=self.platform, **self.topology).devices)
 
     def step_seconds(self, flops: float, moved: float) -> dict[str, float]:
