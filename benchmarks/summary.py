@@ -21,6 +21,8 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 def device_of(result: Row) -> str:
     """What a result was measured on, as people call it."""
+    if "chip" in result:
+        return f"{result['chip']['name']}, calculated"
     kind: str = result["environment"]["device"]
     return "CPU" if kind == CPU else kind
 
@@ -218,8 +220,32 @@ def _starting(rows: Rows, *, on_cpu: bool) -> str:
 
 def _loop(rows: Rows, *, on_cpu: bool) -> str:
     del on_cpu
-    own = [1e6 * row["overhead"] for row in rows if row["state"] == "head"]
-    return f"beyond an empty step of a head: {_span(own, 0)} µs"
+    said = []
+    for leaves in dict.fromkeys(row["leaves"] for row in rows):
+        more = {row["batches"]: 1e6 * row["overhead"] for row in rows if row["leaves"] == leaves}
+        said.append(
+            f"beyond a bare call of an empty step with {leaves} leaves: {more['rows']:.0f} µs on "
+            f"cached rows, {more['images']:.0f} on images read meanwhile"
+        )
+    return "; ".join(said)
+
+
+def _absent(rows: Rows, *, on_cpu: bool) -> str:
+    del on_cpu
+    said = []
+    for row in rows:
+        if row["trained"] == "full" and not row["how"]:
+            said.append(
+                f"{row['network']}, full: {row['flops_per_image'] / 1e9:.0f} GFLOP and "
+                f"{row['bytes_per_image'] / 1e6:.0f} MB an image, {row['peak_bytes'] / 2**30:.1f} "
+                f"GiB at {row['batch']} a step"
+            )
+        elif row["how"] == "stages again":
+            said[-1] += (
+                f" (all stages computed again: {row['temporary_bytes_of_plain']:.2f} of the "
+                f"activations for {row['seconds_of_plain']:.2f} × the time)"
+            )
+    return "; ".join(said)
 
 
 def _reaching(rows: Rows, *, on_cpu: bool) -> str:
@@ -251,6 +277,7 @@ def _resuming(rows: Rows, *, on_cpu: bool) -> str:
 # the options that it was run with.
 QUESTIONS: Mapping[str, tuple[str, Callable[..., str], str]] = {
     "train_step": ("how fast is a training step?", _training, "train_step"),
+    "ahead": ("what does a training step need?", _absent, "ahead"),
     "frozen_cost": ("what does freezing save?", _freezing, "frozen_cost"),
     "cache_gain": ("what does the boundary cache gain?", _cache, "cache_gain"),
     "startup": ("how long does it take to begin?", _starting, "startup"),
