@@ -1,9 +1,11 @@
 """What keeps the record of a run: JSON lines, TensorBoard's event files, other trackers."""
 
+import contextlib
 import dataclasses
 import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -62,8 +64,10 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event as Written
+        # Which tensorboardX would import for the types of its annotations, and takes seconds.
+        with _left_out("torch"):
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event as Written
 
         self._written = Written
         self._writer = EventsWriter(str(folder / "events"))
@@ -98,6 +102,19 @@ class TensorBoard:
     def _flush(self) -> None:
         self._writer.flush()
         self._flushed = time.monotonic()
+
+
+@contextlib.contextmanager
+def _left_out(name: str) -> Iterator[None]:
+    """A context in which a package that nobody has imported is not found."""
+    modules: dict[str, Any] = sys.modules
+    wanted = name in modules
+    modules.setdefault(name, None)
+    try:
+        yield
+    finally:
+        if not wanted:
+            del modules[name]
 
 
 class Records:

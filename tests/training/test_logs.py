@@ -3,7 +3,10 @@
 import dataclasses
 import io
 import json
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -153,3 +156,22 @@ def test_each_phase_records_its_cache_once_also_over_a_resumption(tmp_path):
         (0, 0, "host"),
         (4, 1, None),
     ]
+
+
+def test_a_package_that_takes_seconds_to_import_is_left_out(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    program = (
+        "import sys; from pathlib import Path; from jtl.training.logs import TensorBoard\n"
+        f"TensorBoard(Path({str(tmp_path)!r}), 0).close()\n"
+        "assert 'torch' not in sys.modules\n"
+        "import torch"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr == "torch was imported\n"  # by the last line, and by no other
+    assert len(list(tmp_path.glob("events*"))) == 1
