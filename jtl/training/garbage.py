@@ -10,8 +10,8 @@ from collections.abc import Iterator
 # state would have the heap looked through, of which tracing alone has left a quarter of a million
 # objects.
 _MADE = 20_000
-# What Python had before, and what the first that entered has set for those that entered then: as
-# Python's threshold, these are the process's. Whoever ends, the first to be put is the last taken.
+# The thresholds that those inside have found, a stack: whichever thread ends last puts back what
+# the first one found. The threshold is the process's, and so is this.
 _lock = threading.Lock()
 _before: list[tuple[int, int, int]] = []
 
