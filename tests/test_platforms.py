@@ -1,11 +1,14 @@
 """Which kind of device a program is traced for."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from jtl import platforms
 from jtl.models.layers import Layers
-from jtl.platforms import on_cpu
+from jtl.platforms import compiler_options, on_cpu
 
 
 def test_a_program_is_traced_for_the_default_backend_and_for_a_device_that_is_named_instead():
@@ -29,3 +32,33 @@ def test_code_for_an_accelerator_that_is_not_here_is_traced_where_it_is_the_defa
         assert "f32[4,4,12,64]" in str(traced())
     assert str(traced()) == before
     assert "f32[4,4,12,64]" not in before
+
+
+def test_a_cpu_convolves_on_all_cores_and_sums_and_multiplies_as_xla_would():
+    def program(x, kernel):
+        return jax.lax.conv(x, kernel, (1, 1), "SAME"), x[0, 0] @ x[0, 1], x.sum((0, 2))
+
+    arguments = jnp.ones((8, 64, 32, 32)), jnp.ones((64, 64, 3, 3))
+    lowered = jax.jit(program, compiler_options=compiler_options()).lower(*arguments)
+    text = lowered.compile().as_text()
+    assert len(re.findall(r'kind":"__ynn_fusion', text)) == 2
+    entry = text[text.index("\nENTRY") :]
+    assert len(re.findall(r" convolution\(", entry)) == 1
+
+
+def test_an_accelerator_is_told_nothing():
+    with jax.default_device("tpu"):
+        assert compiler_options() is None
+    assert compiler_options(jax.devices()[-1]) == compiler_options()
+
+
+@pytest.fixture
+def unknown(monkeypatch):
+    monkeypatch.setattr(platforms, "_ON_CPU", {"xla_cpu_has_no_such_option": "1"})
+    platforms._are_known.cache_clear()
+    yield
+    platforms._are_known.cache_clear()
+
+
+def test_an_option_that_a_compiler_does_not_know_is_left_out(unknown):
+    assert compiler_options() is None

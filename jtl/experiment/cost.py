@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jtl.engine.state import TrainState
 from jtl.experiment.setup import Setup
+from jtl.platforms import compiler_options
 from jtl.training.phases import Phase
 
 
@@ -44,7 +45,8 @@ def phase_cost(setup: Setup, phase: Phase) -> PhaseCost:
         ),
         setup.pretrained.variables,
     )
-    compiled = jax.jit(phase.step, donate_argnums=0).lower(state, _batch(setup)).compile()
+    program = jax.jit(phase.step, donate_argnums=0, compiler_options=compiler_options())
+    compiled = program.lower(state, _batch(setup)).compile()
     costs = compiled.cost_analysis() or {}
     memory = compiled.memory_analysis()
     peak = None

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jtl.models.layers import Layers
+from jtl.models.layers import Layers, computed_once
 from jtl.models.pooling import average_pool, max_pool
 
 
@@ -104,7 +104,7 @@ class BlockA(Mixer):
         three = self.unit(three, "branch3x3dbl_2", 96, (3, 3), train)
         three = self.unit(three, "branch3x3dbl_3", 96, (3, 3), train)
         pool = self.unit(self.average(x), "branch_pool", self.pooled, (1, 1), train)
-        return jnp.concatenate([one, five, three, pool], axis=-1)
+        return computed_once(jnp.concatenate([one, five, three, pool], axis=-1))
 
 
 class BlockB(Mixer):
@@ -117,7 +117,7 @@ class BlockB(Mixer):
         two = self.unit(x, "branch3x3dbl_1", 64, (1, 1), train)
         two = self.unit(two, "branch3x3dbl_2", 96, (3, 3), train)
         two = self.unit(two, "branch3x3dbl_3", 96, (3, 3), train, stride=2, padded=False)
-        return jnp.concatenate([one, two, max_pool(x, 3)], axis=-1)
+        return computed_once(jnp.concatenate([one, two, max_pool(x, 3)], axis=-1))
 
 
 class BlockC(Mixer):
@@ -142,7 +142,7 @@ class BlockC(Mixer):
         double = self.unit(double, "branch7x7dbl_4", self.inner, (7, 1), train)
         double = self.unit(double, "branch7x7dbl_5", 192, (1, 7), train)
         pool = self.unit(self.average(x), "branch_pool", 192, (1, 1), train)
-        return jnp.concatenate([one, seven, double, pool], axis=-1)
+        return computed_once(jnp.concatenate([one, seven, double, pool], axis=-1))
 
 
 class BlockD(Mixer):
@@ -157,7 +157,7 @@ class BlockD(Mixer):
         two = self.unit(two, "branch7x7x3_2", 192, (1, 7), train)
         two = self.unit(two, "branch7x7x3_3", 192, (7, 1), train)
         two = self.unit(two, "branch7x7x3_4", 192, (3, 3), train, stride=2, padded=False)
-        return jnp.concatenate([one, two, max_pool(x, 3)], axis=-1)
+        return computed_once(jnp.concatenate([one, two, max_pool(x, 3)], axis=-1))
 
 
 class BlockE(Mixer):
@@ -175,4 +175,4 @@ class BlockE(Mixer):
         wider = self.unit(double, "branch3x3dbl_3a", 384, (1, 3), train)
         taller = self.unit(double, "branch3x3dbl_3b", 384, (3, 1), train)
         pool = self.unit(self.average(x), "branch_pool", 192, (1, 1), train)
-        return jnp.concatenate([one, wide, tall, wider, taller, pool], axis=-1)
+        return computed_once(jnp.concatenate([one, wide, tall, wider, taller, pool], axis=-1))

@@ -3,22 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 
-from jtl.platforms import on_cpu
+from jtl.models.convolutions import convolve
+from jtl.platforms import for_cpu_alone
 
 Initializer = Callable[..., jax.Array]
-# What Flax tells a convolution beside its arrays, strides and padding.
-_CONVOLUTION = (
-    *("lhs_dilation", "rhs_dilation", "dimension_numbers", "feature_group_count"),
-    "precision",
-)
-
 # He normal over the fan out: what torchvision's ResNet and VGG draw their convolutions from.
 conv_normal: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # Uniform within 1/sqrt(fan_in): the default of torch's dense layers.
@@ -38,6 +33,29 @@ def bias_uniform(fan_in: int) -> Initializer:
 def float_dtype(dtype: Any) -> Any:
     """The dtype for sums, means and logits: at least float32, float64 where given."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+@jax.custom_jvp
+def computed_once(x: jax.Array) -> jax.Array:
+    """`x`, which a CPU computes and keeps before anything reads it.
+
+    XLA would compute what takes little arithmetic anew for each reader: of a chain of residual
+    sums every block would add up all before it.
+    """
+    if not for_cpu_alone(x):
+        return x
+    with set_xla_metadata(inlineable="false"):  # nothing is fused across a call
+        return _unchanged(x)
+
+
+@computed_once.defjvp
+def _linear(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return computed_once(*primals), *tangents
+
+
+@jax.jit
+def _unchanged(x: jax.Array) -> jax.Array:
+    return x
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,15 +92,10 @@ class Layers:
         """A convolution; `padding` in pixels a side, by default half the kernel."""
         half = (kernel_size[0] // 2, kernel_size[1] // 2)
         rows, columns = half if padding is None else padding
-        convolve = None
-        if groups == 1 and kernel_size == (1, 1) and (rows, columns) == (0, 0):
-            convolve = _pointwise
-        elif groups == 1 and stride == 2:
-            convolve = _halving
         return nn.Conv(
             features,
             kernel_size,
-            conv_general_dilated=convolve,
+            conv_general_dilated=convolve if groups == 1 else None,
             strides=(stride, stride),
             padding=((rows, rows), (columns, columns)),
             feature_group_count=groups,
@@ -103,85 +116,3 @@ class Layers:
             param_dtype=self.param_dtype,
             name=name,
         )
-
-
-def _pointwise(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **options: Any,
-) -> jax.Array:
-    """A 1×1 convolution whose gradient a CPU computes by matrix products, up to 8 × as fast."""
-    if not on_cpu():
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    return _by_products(x, kernel, tuple(strides), tuple(padding), **options)
-
-
-# Traced once for all convolutions of a shape.
-@partial(jax.jit, static_argnums=(2, 3), static_argnames=_CONVOLUTION)
-def _by_products(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, ...],
-    padding: tuple[tuple[int, int], ...],
-    **options: Any,
-) -> jax.Array:
-    @jax.custom_jvp
-    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-
-    def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        seen = x[:, :: strides[0], :: strides[1]]
-        # Of two axes each: with four, the product's gradient would be a quarter slower.
-        flat = seen.reshape(-1, seen.shape[-1])
-        product = jnp.matmul(flat, kernel[0, 0], precision=options["precision"])
-        return product.reshape(*seen.shape[:-1], -1)
-
-    def tangent(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-        (x, kernel), (dx, dk) = primals, tangents
-        parts = [
-            multiply(left, right)
-            for left, right, moves in ((dx, kernel, dx), (x, dk, dk))
-            if not isinstance(moves, jax.custom_derivatives.SymbolicZero)
-        ]
-        out = convolve(x, kernel)
-        return out, sum(parts) if parts else jnp.zeros_like(out)
-
-    convolve.defjvp(tangent, symbolic_zeros=True)
-    return convolve(x, kernel)
-
-
-def _halving(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **options: Any,
-) -> jax.Array:
-    """A convolution at stride 2; one of images takes squares of four pixels as one of 4 × as many
-    channels, which matrix units, made for many channels, compute in less than half of the time.
-    """
-    channels = x.shape[-1]
-    if on_cpu() or channels > 4:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    for axis, (low, high) in enumerate(padding, 1):
-        size = kernel.shape[axis - 1]
-        outputs = (x.shape[axis] + low + high - size) // 2 + 1
-        shift = low % 2  # the kernel begins at an even place
-        blocks = -(-(size + shift) // 2)
-        kernel = _pad(kernel, axis - 1, shift, 2 * blocks - size - shift)
-        x = _pad(x, axis, low + shift, 2 * (outputs + blocks - 1) - x.shape[axis] - low - shift)
-    batch, height, width = x.shape[0], x.shape[1] // 2, x.shape[2] // 2
-    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
-    x = x.reshape(batch, height, 2, width, 2, channels).swapaxes(2, 3)
-    x = x.reshape(batch, height, width, 4 * channels)
-    kernel = kernel.reshape(rows, 2, columns, 2, channels, -1).swapaxes(1, 2)
-    kernel = kernel.reshape(rows, columns, 4 * channels, -1)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", **options)
-
-
-def _pad(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
-    """Zeros before and after along an axis; what is negative is cut off."""
-    widths = [(low, high, 0) if own == axis else (0, 0, 0) for own in range(x.ndim)]
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)

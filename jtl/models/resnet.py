@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jtl.models.layers import Layers, bias_uniform, dense_uniform
+from jtl.models.layers import Layers, bias_uniform, computed_once, dense_uniform
 from jtl.models.pooling import max_pool
 from jtl.models.staged import StagedNet
 
@@ -262,7 +262,7 @@ class BasicBlock(Block):
         y = self.conv(x, "conv1", self.inner, 3, self.stride)
         y = nn.relu(self.norm(y, "bn1", train))
         y = self.norm(self.conv(y, "conv2", self.features, 3), "bn2", train)
-        return nn.relu(self.shortcut(x, train) + self.drop_path(y, train))
+        return computed_once(nn.relu(self.shortcut(x, train) + self.drop_path(y, train)))
 
 
 class Bottleneck(Block):
@@ -277,7 +277,7 @@ class Bottleneck(Block):
         y = self.conv(y, "conv2", self.inner, 3, late)
         y = nn.relu(self.norm(y, "bn2", train))
         y = self.norm(self.conv(y, "conv3", self.features, 1), "bn3", train)
-        return nn.relu(self.shortcut(x, train) + self.drop_path(y, train))
+        return computed_once(nn.relu(self.shortcut(x, train) + self.drop_path(y, train)))
 
 
 class PreactBottleneck(Block):
@@ -294,7 +294,7 @@ class PreactBottleneck(Block):
         y = nn.relu(self.norm(self.conv(active, "conv1", self.inner, 1), "bn1", train))
         y = self.conv(y, "conv2", self.inner, 3, self.stride)
         y = self.conv(nn.relu(self.norm(y, "bn2", train)), "conv3", self.features, 1)
-        return shortcut + self.drop_path(y, train)
+        return computed_once(shortcut + self.drop_path(y, train))
 
 
 BLOCKS: dict[str, type[Block]] = {

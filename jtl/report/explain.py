@@ -10,6 +10,7 @@ import numpy as np
 
 from jtl.errors import ConfigError
 from jtl.models.staged import StagedNet
+from jtl.platforms import compiler_options
 from jtl.report.geometry import enlarging, grids_of
 
 # The least, the middle and the greatest of a map over a grey image: dark blue, orange, yellow.
@@ -133,7 +134,7 @@ def _gradcam(model: StagedNet, stage: str) -> Callable[..., jax.Array]:
         maps = jnp.einsum("brc,hr,wc->bhw", maps, *enlarge(variables, images, maps))
         return maps / jnp.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
 
-    return jax.jit(explain)
+    return jax.jit(explain, compiler_options=compiler_options())
 
 
 @functools.lru_cache(maxsize=16)
@@ -155,7 +156,7 @@ def _occlusion(model: StagedNet) -> Callable[..., jax.Array]:
         shares = masks / jnp.maximum(masks.sum(axis=0, keepdims=True), 1)
         return jnp.einsum("pb,phw->bhw", losses, shares).astype(jnp.float32)
 
-    return jax.jit(explain)
+    return jax.jit(explain, compiler_options=compiler_options())
 
 
 def _windows(height: int, width: int, window: float, positions: int) -> np.ndarray:

@@ -115,6 +115,19 @@ def test_a_plain_function_runs_where_it_is_placed(placement):
     np.testing.assert_allclose(value, state()["kernel"].sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("placement", ["single", "mesh"])
+def test_a_compiled_step_runs_in_a_program_around_it_as_well(placement):
+    place = PLACEMENTS[placement]()
+    step = place.compile(lambda total, batch: (total + batch.sum(), batch.mean()))
+    batches = jnp.arange(48.0).reshape(6, 8)
+    total, means = jax.lax.scan(step, jnp.zeros(()), batches)
+    assert float(total) == float(batches.sum())
+    np.testing.assert_array_equal(means, batches.mean(1))
+    assert float(jax.jit(step)(jnp.zeros(()), batches[0])[0]) == 28
+    assert float(step(jnp.zeros(()), batches[0])[0]) == 28
+    assert step.lower(jnp.zeros(()), batches[0]).compile()
+
+
 @pytest.mark.parametrize("placement", ["pmap", "mesh"])
 def test_batches_that_do_not_divide_are_refused(placement):
     with pytest.raises(ConfigError, match=r"first axis=12 .* 8 devices; set a multiple of 8, such"):

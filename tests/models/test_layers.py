@@ -1,16 +1,21 @@
+import re
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from jax import export
 
 from jtl.models.layers import (
     Layers,
     bias_uniform,
+    computed_once,
     conv_normal,
     dense_uniform,
     float_dtype,
 )
+from jtl.platforms import compiler_options
 
 
 def test_float_dtype_is_never_below_float32_nor_below_its_input():
@@ -40,33 +45,45 @@ def test_initialisers_have_the_spread_that_torch_documents():
         np.testing.assert_allclose(drawn.std(), bound / np.sqrt(3), rtol=0.02)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("pixels", [8, 9, 15])
-@pytest.mark.parametrize("padding", [0, 1, 3])
-def test_a_strided_convolution_of_images_is_the_same_on_an_accelerator(
-    size, pixels, padding, monkeypatch, x64
-):
-    if pixels + 2 * padding < size:
-        pytest.skip("no window fits")
-    conv = Layers(param_dtype=jnp.float64).conv(
-        5, (size, size), stride=2, padding=(padding, padding), name=None
+def sums(x, kernel, *, fenced):
+    """Four residual blocks, each a product, an activation and a sum."""
+    for _ in range(4):
+        x = jnp.maximum(x + jnp.tanh((x.reshape(-1, 64) @ kernel).reshape(x.shape)), 0)
+        x = computed_once(x) if fenced else x
+    return x
+
+
+def test_a_cpu_adds_up_a_chain_of_sums_once_and_not_anew_at_every_block():
+    x, kernel = jnp.ones((8, 16, 16, 64)), jnp.full((64, 64), 0.01)
+
+    def readers(fenced):
+        program = jax.jit(partial(sums, fenced=fenced), compiler_options=compiler_options())
+        entry = program.lower(x, kernel).compile().as_text().partition("\nENTRY")[2]
+        fusions = re.findall(r"= f32\[8,16,16,64\]\S* fusion\((.*?)\), kind=kLoop", entry)
+        return max(len(operands.split(",")) for operands in fusions)
+
+    assert readers(fenced=True) == 2
+    assert readers(fenced=False) == 5, "the compiler does without: computed_once can go"
+
+
+def test_what_is_computed_once_has_the_gradient_of_what_it_is_of(x64):
+    x, kernel = jnp.linspace(-1, 1, 2 * 3 * 64).reshape(2, 3, 1, 64), jnp.full((64, 64), 0.01)
+
+    def gradients(fenced):
+        return jax.grad(lambda *own: sums(*own, fenced=fenced).sum(), (0, 1))(x, kernel)
+
+    chex.assert_trees_all_equal(gradients(True), gradients(False))
+    moved = jax.jvp(partial(sums, fenced=True), (x, kernel), (x, kernel))
+    chex.assert_trees_all_equal(
+        moved, jax.jvp(partial(sums, fenced=False), (x, kernel), (x, kernel))
     )
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, pixels, pixels + 1, 3)))
-    params = conv.init(jax.random.key(0), x)
-
-    def loss(params, x):
-        return jnp.sum(jnp.sin(conv.apply(params, x)))
-
-    expected = jax.value_and_grad(loss, argnums=(0, 1))(params, x)
-    monkeypatch.setattr("jtl.models.layers.on_cpu", lambda: False)
-    found = jax.value_and_grad(loss, argnums=(0, 1))(params, x)
-    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_images_reach_matrix_units_with_four_times_the_channels(monkeypatch):
-    monkeypatch.setattr("jtl.models.layers.on_cpu", lambda: False)
-    conv = Layers().conv(64, (7, 7), stride=2, name=None)
-    x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    params = jax.eval_shape(conv.init, jax.random.key(0), x)
-    traced = str(jax.make_jaxpr(conv.apply)(params, x))
-    assert "f32[4,4,12,64]" in traced
+def test_only_a_program_for_a_cpu_alone_is_told_what_to_compute_once():
+    def lowered(*platforms):
+        shape = (export.symbolic_shape("n, 4")) if len(platforms) > 1 else (8, 4)
+        argument = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return export.export(jax.jit(computed_once), platforms=platforms)(argument).mlir_module()
+
+    assert "inlineable" in lowered("cpu")
+    assert "inlineable" not in lowered("cpu", "cuda", "tpu")

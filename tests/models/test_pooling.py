@@ -70,9 +70,9 @@ WINDOWS = [
 ]
 
 
-@pytest.fixture
-def on_an_accelerator(monkeypatch):
-    monkeypatch.setattr("jtl.models.pooling.on_cpu", lambda: False)
+@pytest.fixture(params=["cpu", "accelerator"])
+def platform(request, monkeypatch):
+    monkeypatch.setattr("jtl.models.pooling.on_cpu", lambda: request.param == "cpu")
 
 
 def flax_pool(x, window, stride, padding):
@@ -87,9 +87,7 @@ def rounded(height, width):
 
 @pytest.mark.parametrize("shape", [(7, 7), (8, 11), (12, 9)])
 @pytest.mark.parametrize(("window", "stride", "padding"), WINDOWS)
-def test_max_pool_and_its_gradient_are_flax_s_on_an_accelerator(
-    shape, window, stride, padding, on_an_accelerator, x64
-):
+def test_max_pool_and_its_gradient_are_flax_s(shape, window, stride, padding, platform, x64):
     x = rounded(*shape)
     expected, back = jax.vjp(lambda x: flax_pool(x, window, stride, padding), x)
     found, own_back = jax.vjp(lambda x: max_pool(x, window, stride=stride, padding=padding), x)
@@ -98,7 +96,7 @@ def test_max_pool_and_its_gradient_are_flax_s_on_an_accelerator(
     np.testing.assert_allclose(own_back(cotangent)[0], back(cotangent)[0], rtol=1e-14, atol=1e-15)
 
 
-def test_max_pool_goes_forward_and_over_batches_of_batches(on_an_accelerator, x64):
+def test_max_pool_goes_forward_and_over_batches_of_batches(platform, x64):
     x, moves = jnp.asarray(images(9, 9)), jnp.asarray(images(9, 9)[::-1].copy())
     expected = jax.jvp(lambda x: flax_pool(x, 3, 2, 1), (x,), (moves,))
     found = jax.jvp(lambda x: max_pool(x, 3, padding=1), (x,), (moves,))
@@ -109,7 +107,7 @@ def test_max_pool_goes_forward_and_over_batches_of_batches(on_an_accelerator, x6
     np.testing.assert_array_equal(jax.vmap(gradient)(stacked), one_by_one)
 
 
-def test_max_pool_hands_on_what_is_no_number(on_an_accelerator):
+def test_max_pool_hands_on_what_is_no_number(platform):
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
     found = max_pool(x, 2)
     np.testing.assert_array_equal(found, flax_pool(x, 2, 2, 0))
@@ -117,7 +115,7 @@ def test_max_pool_hands_on_what_is_no_number(on_an_accelerator):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_max_pool_keeps_the_dtype(dtype, on_an_accelerator):
+def test_max_pool_keeps_the_dtype(dtype, platform):
     x = jnp.ones((1, 6, 6, 2), dtype)
     value, gradient = jax.value_and_grad(lambda x: jnp.sum(max_pool(x, 3).astype(jnp.float32)))(x)
     assert max_pool(x, 3).dtype == gradient.dtype == jnp.dtype(dtype)

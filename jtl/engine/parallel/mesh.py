@@ -14,6 +14,7 @@ from jtl.engine.parallel.placement import (
     check_share,
     copied,
     donated_by,
+    jitted,
     plain,
     share_of,
 )
@@ -116,15 +117,18 @@ class Meshed:
         """The step under `jax.jit`; a state that it donates comes back as it lay."""
         donated = donated_by(step)
         if not donated or not (self.zero or self.mesh.shape[MODEL_AXIS] > 1):
-            return jax.jit(step, donate_argnums=donated, out_shardings=self.replicated)
+            return jitted(
+                step, self.devices[0], donate_argnums=donated, out_shardings=self.replicated
+            )
         programs: dict[Any, Callable[..., Any]] = {}
 
         def run(state: Any, batch: Any) -> Any:
             # Left to the compiler, a new state could lie otherwise, and the next step compile anew.
             structure = jax.tree.structure(state)
             if structure not in programs:
-                programs[structure] = jax.jit(
+                programs[structure] = jitted(
                     step,
+                    self.devices[0],
                     donate_argnums=donated,
                     out_shardings=(self.state_shardings(state), self.replicated),
                 )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from jtl.engine.parallel.placement import copied, donated_by, plain, share_of
+from jtl.engine.parallel.placement import copied, donated_by, jitted, plain, share_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class One:
 
     def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """The step under `jax.jit`."""
-        return jax.jit(step, donate_argnums=donated_by(step))
+        return jitted(step, self.devices[0], donate_argnums=donated_by(step))
 
     def put_state(self, state: Any) -> Any:
         """A copy on the device."""

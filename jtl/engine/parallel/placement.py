@@ -1,12 +1,17 @@
-"""What a placement promises, and what its kinds share: copies, checks, donation."""
+"""What a placement promises, and what its kinds share: copies, checks, compiling, donation."""
 
+import dataclasses
+import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
 
 from jtl.errors import ConfigError
+from jtl.platforms import compiler_options
 
 AXIS = "batch"
 
@@ -113,6 +118,51 @@ def share_of(batch_size: int, parts: int, own: range) -> slice:
     check_batch_size(batch_size, parts)
     rows = batch_size // parts
     return slice(own.start * rows, own.stop * rows)
+
+
+def jitted(step: Callable[..., Any], device: jax.Device, **options: Any) -> Callable[..., Any]:
+    """The step under `jax.jit`, with what the compiler should know of a device.
+
+    Args:
+        step: what is compiled.
+        device: one of those that it runs on.
+        **options: of `jax.jit`.
+    """
+    plain = jax.jit(step, **options)
+    told = compiler_options(device)
+    if told is None:
+        return plain
+    return _Told(plain=plain, told=jax.jit(step, compiler_options=told, **options))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Told:
+    """A compiled function; in a program around it, such as a scan over steps, the plain one."""
+
+    plain: Callable[..., Any]
+    told: Any
+
+    def __call__(self, *args: Any) -> Any:
+        if _trace_state() != _no_trace():
+            return self.plain(*args)
+        return self.told(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.told, name)  # `lower` and what else a jitted function has
+
+
+def _trace_state() -> Any:
+    return get_opaque_trace_state(convention="flax")
+
+
+@lru_cache
+def _no_trace() -> Any:
+    """The state in which nothing is being traced, which is that of every new thread."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(_trace_state()))
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 def donated_by(step: Callable[..., Any]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -127,9 +128,11 @@ def _extractor(pretrained: Pretrained) -> Callable[[np.ndarray], np.ndarray]:
     """From uint8 `[n, size, size, 3]`, n up to `CHUNK`, to pooled features `[n, width]`."""
     import jax
 
+    from jtl.platforms import compiler_options
+
     model, preprocess = pretrained.model, pretrained.preprocess
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def run(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, preprocess.normalize(images), train=False, method="features")
 

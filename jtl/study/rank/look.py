@@ -14,6 +14,7 @@ from jtl.data.pipeline import eval_batches
 from jtl.data.reader import Reader
 from jtl.data.sources.protocol import Source
 from jtl.errors import ConfigError
+from jtl.platforms import compiler_options
 from jtl.study.rank.candidates import Candidate
 from jtl.tree import count
 from jtl.weights.load import Pretrained, load_model
@@ -136,7 +137,8 @@ def _program(pretrained: Pretrained, size: int) -> Any:
         return {name: _pooled(own) for name, own in outputs.items()}  # type: ignore[union-attr]
 
     images = jax.ShapeDtypeStruct((_BATCH, size, size, 3), np.uint8)
-    return jax.jit(stages).lower(pretrained.variables, images).compile()
+    program = jax.jit(stages, compiler_options=compiler_options())
+    return program.lower(pretrained.variables, images).compile()
 
 
 def _pooled(output: jax.Array) -> jax.Array:
