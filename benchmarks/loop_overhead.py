@@ -7,8 +7,8 @@ memory or from rows of a cache, records as JSON lines and TensorBoard's every 10
 watch for signals and for skipped steps. The peer is the bare call: the same compiled step on one
 batch that lies on the device already, again and again. What the loop takes more is its overhead.
 Between them lies a floor: the same calls, each on a batch that is read and placed just before it,
-and nothing else; a loop with a thread that does so meanwhile can be below it, and without one
-cannot.
+and nothing else. Batches from memory have no thread that makes them meanwhile, as in a run, so the
+loop cannot be below it; a step that computes hides both.
 States are those of a head and of a whole ResNet-50 with AdamW's moments, since every call passes
 all leaves in and out.
 """
@@ -144,7 +144,13 @@ def _loop(phase: Phase, variables: Any, batches: str, steps: int) -> float:
             Loop(
                 phases=(phase,),
                 order=_order(),
-                feed=kind(read=_read, place=PLACE, classes=10, check=None),
+                feed=kind(
+                    read=_read,
+                    place=PLACE,
+                    classes=10,
+                    check=None,
+                    ahead=not _reader().in_memory,
+                ),
                 place=PLACE,
                 checkpoints=checkpoints,
                 monitor=None,

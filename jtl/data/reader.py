@@ -98,12 +98,24 @@ class Reader:
             list(_pool(self.threads).map(read, chunks))
         return {"image": image, "label": label, "mask": mask}
 
-    def _fitted(self, indices: np.ndarray) -> np.ndarray | None:
-        """All images in memory, of which these are at the network's size; None without."""
+    @property
+    def in_memory(self) -> bool:
+        """Whether training images are copied from memory, and neither decoded nor cropped."""
+        return self.crop is None and (self.sized is not None or self._whole is not None)
+
+    @property
+    def _whole(self) -> np.ndarray | None:
+        """All images of a source that has them in memory at the network's size."""
         source, size = self.source, (self.size, self.size)
         if isinstance(source, ArraySource) and source.images.shape[1:3] == size:
             return source.images
-        return None if self.sized is None else self.sized.with_these(indices)
+        return None
+
+    def _fitted(self, indices: np.ndarray) -> np.ndarray | None:
+        """All images in memory, of which these are at the network's size; None without."""
+        if self._whole is not None or self.sized is None:
+            return self._whole
+        return self.sized.with_these(indices)
 
     def _read_into(self, out: np.ndarray, index: int, view: int | None) -> None:
         picture = self._picture(index)

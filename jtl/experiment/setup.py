@@ -172,4 +172,5 @@ def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
         classes=len(examples.source.classes),
         check=validate if validates else None,
         timeout=examples.options.timeout,
+        ahead=examples.options.workers > 0 or not examples.reader.in_memory,
     )

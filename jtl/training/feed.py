@@ -54,6 +54,8 @@ class Streamed:
         classes: how many there are, which labels are checked against.
         check: evaluates the validation split, or None where there is none.
         timeout: seconds without a batch after which reading is given up; None waits for ever.
+        ahead: whether batches are read while one is in use, by a thread, which takes longer to
+            hand one on than it takes to copy one that lies in memory.
     """
 
     read: Callable[[int, int], Generator[Arrays, None, None]]
@@ -61,6 +63,7 @@ class Streamed:
     classes: int
     check: Validate | None
     timeout: float | None = None
+    ahead: bool = True
 
     def enter(self, phase: int, state: TrainState) -> TailStep | None:
         """Begins a phase, whose own step is taken."""
@@ -68,16 +71,20 @@ class Streamed:
         return None
 
     def batches(self, phase: int, start: int, stop: int) -> Generator[Any, None, None]:
-        """The placed batches of steps `start` to `stop`, read and placed while one is in use.
+        """The placed batches of steps `start` to `stop`.
 
-        One thread does both: to hand a small batch from thread to thread takes longer than to
-        place it, and a large one is copied to a device by the device's own threads.
+        Where they are read ahead one thread does both: to hand a small batch from thread to
+        thread takes longer than to place it, and a large one is copied to a device by the
+        device's own threads.
 
         Raises:
             DataError: an image cannot be read, a label is no class, or no batch came in time.
         """
         del phase
-        return read_ahead(self._placed(start, stop), self.timeout, READERS, depth=_WAITING)
+        placed = self._placed(start, stop)
+        if not self.ahead:
+            return placed  # a device is still at work on the steps before, whatever this takes
+        return read_ahead(placed, self.timeout, READERS, depth=_WAITING)
 
     def _placed(self, start: int, stop: int) -> Generator[Any, None, None]:
         with contextlib.closing(self.read(start, stop)) as batches:

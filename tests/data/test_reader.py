@@ -124,6 +124,8 @@ def test_images_in_memory_are_sized_once_to_the_same_pixels():
         np.testing.assert_array_equal(once.gather(indices)["image"], plain.gather(indices)["image"])
     assert len(seen) == 5
     assert sized_once(reader_of(source)).sized is None
+    assert once.in_memory
+    assert not plain.in_memory
     elsewhere = pickle.loads(pickle.dumps(sized_once(plain)))
     np.testing.assert_array_equal(
         elsewhere.gather(np.arange(5))["image"], plain.gather(np.arange(5))["image"]

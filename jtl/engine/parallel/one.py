@@ -48,7 +48,8 @@ class One:
     def put_batch(self, batch: Any) -> Any:
         """The batch on the device."""
         of_host = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch))
-        if jax.config.values["jax_disable_jit"] or not of_host:
+        config: Any = jax.config  # which declares only some of what it has
+        if config.jax_disable_jit or not of_host:
             return jax.device_put(batch, self.devices[0])
         with jax.transfer_guard_host_to_device("allow"):  # as for `device_put`
             return _placing(self.devices[0])(batch)
