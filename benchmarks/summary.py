@@ -225,7 +225,7 @@ def _loop(rows: Rows, *, on_cpu: bool) -> str:
         more = {row["batches"]: 1e6 * row["overhead"] for row in rows if row["leaves"] == leaves}
         said.append(
             f"beyond a bare call of an empty step with {leaves} leaves: {more['rows']:.0f} µs on "
-            f"cached rows, {more['images']:.0f} on images read meanwhile"
+            f"cached rows, {more['images']:.0f} on images from memory"
         )
     return "; ".join(said)
 

@@ -14,10 +14,11 @@ of memory, take turns with the rest. The JSON is written after each contest.
 
 import argparse
 import contextlib
+import functools
 import itertools
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -38,6 +39,7 @@ SIDES = (
     Entry(name="Keras on JAX", module="keras_side", needs=("keras",)),
 )
 PIXELS = {"inception_v3": 299}
+PRECISIONS = ["bfloat16", "tf32", "float32"]
 
 
 CEILINGS = ("matrix_flops_per_second", "copy_bytes_per_second")
@@ -77,8 +79,10 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = record.parser(__doc__)
-    for name in ("networks", "trained", "precisions", "batches"):
+    for name in ("networks", "batches"):
         parser.add_argument(f"--{name}", type=lambda text: text.split(","), metavar="A,B")
+    for name, known in (("trained", FREEZE), ("precisions", PRECISIONS)):
+        parser.add_argument(f"--{name}", type=functools.partial(_some_of, known), metavar="A,B")
     parser.add_argument("--pixels", type=int)
     parser.add_argument("--together", type=int, default=1, help="contests prepared at once")
     parser.add_argument("--seconds", type=float, help="of a turn, about")
@@ -86,10 +90,17 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _some_of(known: Collection[str], text: str) -> list[str]:
+    """What is asked for, of what there is."""
+    chosen = text.split(",")
+    if unknown := [own for own in chosen if own not in known]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+    return chosen
+
+
 def _cells(arguments: argparse.Namespace, on_cpu: bool) -> Iterator[Cell]:
     networks, batches = ["resnet50", "vgg16", "inception_v3"], ["64", "256", "512", "1024"]
-    precisions = ["bfloat16", "tf32", "float32"]
-    pixels = arguments.pixels
+    precisions, pixels = PRECISIONS, arguments.pixels
     if on_cpu:
         batches, precisions, pixels = ["8"], ["float32"], pixels or 128
     if arguments.smoke:
@@ -195,8 +206,9 @@ def _print(row: dict[str, Any]) -> None:
         return f"{100 * row[name]:.0f} %" if name in row else ""
 
     ready = row["make_seconds"] + row["first_step_seconds"]
+    beside = "" if row["seconds_of_jtl"] is None else f"{row['seconds_of_jtl']:.2f}"
     print(
-        f"{about} {row['name']:18} {row['images_per_second']:10.1f} {row['seconds_of_jtl']:7.2f} "
+        f"{about} {row['name']:18} {row['images_per_second']:10.1f} {beside:>7} "
         f"{share('matrix_share'):>7} {share('copy_share'):>6} {row['peak_bytes'] / 2**20:9.0f} "
         f"{ready:8.1f}",
         flush=True,

@@ -4,11 +4,15 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
+import jtl
 from jtl import platforms
 from jtl.models.layers import Layers
 from jtl.platforms import compiler_options, on_cpu
+from jtl.tree import differences
 
 
 def test_a_program_is_traced_for_the_default_backend_and_for_a_device_that_is_named_instead():
@@ -49,6 +53,10 @@ def test_a_cpu_convolves_on_all_cores_and_sums_and_multiplies_as_xla_would():
 def test_an_accelerator_is_told_nothing():
     with jax.default_device("tpu"):
         assert compiler_options() is None
+
+
+def test_a_device_that_is_named_is_told_what_the_default_is():
+    assert compiler_options() is not None
     assert compiler_options(jax.devices()[-1]) == compiler_options()
 
 
@@ -62,3 +70,26 @@ def unknown(monkeypatch):
 
 def test_an_option_that_a_compiler_does_not_know_is_left_out(unknown):
     assert compiler_options() is None
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_what_is_changed_in_place_is_what_a_copy_would_have_become(freeze, optimized):
+    net = jtl.load_model("resnet_mini", weights=None, num_classes=3, rng=0)
+    tx = optax.adamw(1e-2)
+    tx = jtl.partition_optimizer(tx, jtl.freeze_labels(net.variables["params"], freeze))
+    step = jtl.make_train_step(net.model, tx, freeze=freeze, ema_decay=0.9)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 8, 32, 32, 3)).astype(np.float32)
+    images[2, 0, 0, 0, 0] = np.nan  # a step that is skipped
+    told = compiler_options()
+    copying = {name: value for name, value in told.items() if "copy_insertion" not in name}
+
+    def after(options):
+        state = jtl.TrainState.create(net.variables, tx, rng=0, ema=True)
+        state = jtl.parallel.single().put_state(state)
+        program = jax.jit(step, donate_argnums=0, compiler_options=options)
+        for image in images:
+            state, _ = program(state, {"image": image, "label": np.arange(8) % 3})
+        return state
+
+    assert not differences(after(told), after(copying))

@@ -71,7 +71,7 @@ def _step(cell: Cell) -> tuple[Any, jtl.TrainState]:
     state = jtl.TrainState.create(variables, tx, rng=0)
     if not cell.cached:
         return step, state
-    boundary = find_boundary(step, labels, variables["batch_stats"])
+    boundary = find_boundary(step, labels, variables.get("batch_stats", {}))
     assert boundary is not None
     tail = make_tail_step(step, boundary, variables)
     return tail, tail.cut(state)

@@ -21,12 +21,12 @@ Batches = Generator[Arrays, None, None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How batches are read ahead; no number depends on any of it.
+    """How batches are read; no number depends on any of it.
 
     Attributes:
-        workers: processes that read beside this one; 0 reads in threads of this one, which is
+        workers: processes that read beside this one; 0 reads in this one, in threads, which is
             faster unless a source computes in Python.
-        timeout: seconds without a batch after which reading is given up.
+        timeout: seconds without a batch after which reading ahead is given up.
     """
 
     workers: Annotated[int, Ge(0)] = 0

@@ -100,7 +100,10 @@ class Reader:
 
     @property
     def in_memory(self) -> bool:
-        """Whether training images are copied from memory, and neither decoded nor cropped."""
+        """Whether training images are copied from memory, neither decoded nor cropped.
+
+        Such as are sized once are so from their second reading on.
+        """
         return self.crop is None and (self.sized is not None or self._whole is not None)
 
     @property

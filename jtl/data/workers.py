@@ -64,7 +64,7 @@ def read_steps(steps: Steps, start: int, stop: int, workers: int) -> Generator[A
         steps: what is read.
         start: the first step.
         stop: the step after the last.
-        workers: processes; 0 reads in a thread of this one.
+        workers: processes; 0 reads in this one, when a step is asked for.
 
     Raises:
         DataError: as the steps do; or a process ended that should not have.
@@ -82,7 +82,7 @@ def read_steps(steps: Steps, start: int, stop: int, workers: int) -> Generator[A
 
 
 def _alone(source: Any) -> grain.IterDataset:
-    # Whoever asks reads ahead already; a thread of Grain's own would only hand batches on.
+    # Whoever asks reads ahead where that helps; a thread of Grain's own would only hand batches on.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     return grain.MapDataset.source(source).to_iter_dataset(options)
 

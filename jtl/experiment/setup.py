@@ -19,6 +19,7 @@ from jtl.experiment.assemble import (
     phases_of,
 )
 from jtl.experiment.options import Config
+from jtl.platforms import on_cpu
 from jtl.training.evaluate import Evaluation
 from jtl.training.feed import Streamed
 from jtl.training.mirror import Mirror
@@ -172,5 +173,5 @@ def make_feed(setup: Setup, evaluator: Evaluator | None) -> Streamed:
         classes=len(examples.source.classes),
         check=validate if validates else None,
         timeout=examples.options.timeout,
-        ahead=examples.options.workers > 0 or not examples.reader.in_memory,
+        ahead=examples.options.workers > 0 or not (on_cpu() and examples.reader.in_memory),
     )

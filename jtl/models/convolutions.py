@@ -32,7 +32,7 @@ def convolve(
         kernel: float `[rows, columns, channel, feature]`.
         strides: pixels between two places of the kernel, along each axis.
         padding: pixels before and after, along each axis.
-        **options: further ones of `jax.lax.conv_general_dilated`.
+        **options: those that `flax.linen.Conv` passes on.
     """
     pointwise = kernel.shape[:2] == (1, 1) and not any(itertools.chain(*padding))
     if not on_cpu():
@@ -56,7 +56,8 @@ def _is_slow_backward(
     """Whether XLA's gradient of `x` takes a CPU longer than one product a place of the kernel.
 
     It convolves with a transposed copy of the kernel, which it makes at a hundredth of the speed
-    of memory, and where the convolution strides, with zeros between what it convolves.
+    of memory, and where the convolution strides, with zeros between what it convolves. Of 3×3 ones
+    at stride 1 products win up to twice as many outputs as features (benchmarks/README.md).
     """
     if _is_of_images(x) or x.dtype.itemsize < 4:  # half precision would round each product
         return False
@@ -129,8 +130,9 @@ def _products(
         part = jnp.matmul(rows, kernel[place], precision=precision)
         part = part.reshape(*seen.shape[:-1], -1)
         parts.append(_pad(_pad(part, 1, *around[0]), 2, *around[1]))
-    nothing = jnp.zeros((len(x), *outputs, kernel.shape[-1]), x.dtype)
-    return functools.reduce(jnp.add, parts) if parts else nothing
+    if not parts:  # nothing but padding is seen
+        return jnp.zeros((len(x), *outputs, kernel.shape[-1]), x.dtype)
+    return functools.reduce(jnp.add, parts)
 
 
 def _reached(size: int, outputs: int, stride: int, offset: int) -> range:

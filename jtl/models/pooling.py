@@ -32,7 +32,7 @@ class _Windows:
     """Maxima whose gradient is a sum of masked shifts.
 
     The gradient that JAX has for maxima over windows adds up by scattering, which an accelerator
-    does at an eighth of the speed of its memory and a CPU in ten times as long.
+    does at an eighth of the speed of its memory; a CPU takes ten times as long for it as for this.
     """
 
     size: int

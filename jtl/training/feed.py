@@ -53,9 +53,10 @@ class Streamed:
         place: where steps run.
         classes: how many there are, which labels are checked against.
         check: evaluates the validation split, or None where there is none.
-        timeout: seconds without a batch after which reading is given up; None waits for ever.
-        ahead: whether batches are read while one is in use, by a thread, which takes longer to
-            hand one on than it takes to copy one that lies in memory.
+        timeout: seconds without a batch after which reading ahead is given up; None waits for
+            ever.
+        ahead: whether a thread reads batches while one is in use. Of images in memory it takes
+            longer to hand a batch on than to copy it.
     """
 
     read: Callable[[int, int], Generator[Arrays, None, None]]
@@ -78,7 +79,8 @@ class Streamed:
         device's own threads.
 
         Raises:
-            DataError: an image cannot be read, a label is no class, or no batch came in time.
+            DataError: an image cannot be read, a label is no class, or no batch was read ahead in
+                time.
         """
         del phase
         placed = self._placed(start, stop)

@@ -107,7 +107,7 @@ class Pace:
         if skipped or self.skipped or len(pending) > self._max_skipped:
             # In one call, which begins every transfer before it waits for the first.
             earlier = jax.device_get([own["skipped"] for _, own in pending[:-1]])
-            for (own, _), missed in zip(pending, earlier, strict=False):
+            for (own, _), missed in zip(pending[:-1], earlier, strict=True):
                 self._count(own, bool(missed), host)
         # Otherwise no row of skipped steps can have been too long, whatever those before did.
         self._count(step, skipped, host)

@@ -125,6 +125,7 @@ def test_a_compiled_step_runs_in_a_program_around_it_as_well(placement):
     np.testing.assert_array_equal(means, batches.mean(1))
     assert float(jax.jit(step)(jnp.zeros(()), batches[0])[0]) == 28
     assert float(step(jnp.zeros(()), batches[0])[0]) == 28
+    assert float(step(jnp.zeros(()), batch=batches[0])[0]) == 28
     assert step.lower(jnp.zeros(()), batches[0]).compile()
 
 

@@ -59,7 +59,7 @@ class Mapped:
         return share_of(batch_size, len(self.devices), own_range(self.devices))
 
     def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """The step under `jax.pmap`, bound to the axis `batch`."""
+        """The step under `jax.pmap`, which takes no compiler options, bound to the axis `batch`."""
         bound = step.bind(AXIS) if hasattr(step, "bind") else step
         if jax.process_count() > 1:
             return _without_typed_keys(bound, lambda raw: self._mapped(raw, donated_by(step)))

@@ -128,24 +128,24 @@ def jitted(step: Callable[..., Any], device: jax.Device, **options: Any) -> Call
         device: one of those that it runs on.
         **options: of `jax.jit`.
     """
-    plain = jax.jit(step, **options)
+    bare = jax.jit(step, **options)
     told = compiler_options(device)
     if told is None:
-        return plain
-    return _Told(plain=plain, told=jax.jit(step, compiler_options=told, **options))
+        return bare
+    return _Told(bare=bare, told=jax.jit(step, compiler_options=told, **options))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Told:
-    """A compiled function; in a program around it, such as a scan over steps, the plain one."""
+    """A compiled function; in a program around it, such as a scan over steps, the bare one."""
 
-    plain: Callable[..., Any]
+    bare: Callable[..., Any]
     told: Any
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **named: Any) -> Any:
         if _trace_state() != _no_trace():
-            return self.plain(*args)
-        return self.told(*args)
+            return self.bare(*args, **named)
+        return self.told(*args, **named)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.told, name)  # `lower` and what else a jitted function has

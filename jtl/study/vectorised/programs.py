@@ -14,6 +14,7 @@ from jtl.data.pipeline import TrainOrder
 from jtl.engine.boundary import Boundary, TailStep, make_eval_tail, make_tail_step, part_of
 from jtl.engine.evaluation import EvalStep, PredictStep
 from jtl.engine.state import TrainState
+from jtl.platforms import compiler_options
 from jtl.study.vectorised.numbers import Numbers, with_numbers
 from jtl.training.options import TrainOptions
 from jtl.training.phases import Phase, make_phases
@@ -116,7 +117,7 @@ class Programs:
             function = jax.shard_map(
                 function, mesh=self._mesh, in_specs=specs, out_specs=P(_AXIS), check_vma=False
             )
-        return jax.jit(function, donate_argnums=donate)
+        return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
 
     def _in_turn(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, which trials are mapped over all at once or one after the other.
