@@ -12,8 +12,8 @@ _ON_CPU: dict[str, str | bool] = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     ),
-    # An optimizer's state is changed in place, as on an accelerator: without this it is copied
-    # first wherever the new parameters are computed from the old state.
+    # An optimizer's state is changed in place: without this it is copied first wherever the new
+    # parameters are computed from the old state.
     "xla_cpu_copy_insertion_use_region_analysis": True,
     # As fast as the default, with two thirds of a full step's temporaries.
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
