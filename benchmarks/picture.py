@@ -177,7 +177,7 @@ def _reaching(rows: Rows) -> Sequence[Panel]:
         )
         for row in reached
     )
-    return [Panel(title="time to an accuracy, of jtl's cold start from scratch", bars=bars)]
+    return [Panel(title="time to an accuracy, of jtl's from scratch", bars=bars)]
 
 
 PANELS: Mapping[str, Callable[[Rows], Sequence[Panel]]] = {
