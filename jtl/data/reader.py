@@ -116,8 +116,9 @@ class Reader:
 
     def _fitted(self, indices: np.ndarray) -> np.ndarray | None:
         """All images in memory, of which these are at the network's size; None without."""
-        if self._whole is not None or self.sized is None:
-            return self._whole
+        whole = self._whole
+        if whole is not None or self.sized is None:
+            return whole
         return self.sized.with_these(indices)
 
     def _read_into(self, out: np.ndarray, index: int, view: int | None) -> None:

@@ -1,5 +1,7 @@
 """Placement: states go out and come back whole, batches are spread, and nothing is shared."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +129,13 @@ def test_a_compiled_step_runs_in_a_program_around_it_as_well(placement):
     assert float(step(jnp.zeros(()), batches[0])[0]) == 28
     assert float(step(jnp.zeros(()), batch=batches[0])[0]) == 28
     assert step.lower(jnp.zeros(()), batches[0]).compile()
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("placement", ["single", "mesh"])
+def test_a_compiled_step_can_be_copied(placement, way):
+    step = PLACEMENTS[placement]().compile(lambda total, batch: total + batch.sum())
+    assert float(way(step)(jnp.zeros(()), jnp.arange(8.0))) == 28
 
 
 @pytest.mark.parametrize("placement", ["pmap", "mesh"])

@@ -148,6 +148,8 @@ class _Told:
         return self.told(*args, **named)
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("bare", "told"):  # not there yet, while a copy is being made
+            raise AttributeError(name)
         return getattr(self.told, name)  # `lower` and what else a jitted function has
 
 
