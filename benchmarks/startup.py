@@ -1,6 +1,7 @@
 """How long does it take to begin? Imports, `jtl --help`, and a run's first step, cold and again.
 
     python -m benchmarks.startup
+    python -m benchmarks.startup --rounds 1
 
 Everything is timed in processes of its own, from their start: commands to their end, runs until
 their first step's loss is on the host. The runs train a ResNet-50 from a weight file on digits
@@ -35,10 +36,13 @@ AGAIN_LIMITS = {"full": 0.25, "head only": 0.12}
 
 def main() -> None:
     """Takes commands and starts in turn, prints the table and writes the JSON."""
-    arguments = record.parser(__doc__).parse_args()
-    rows = _commands(1 if arguments.smoke else 7, warm_up=not arguments.smoke)
+    parser = record.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="starts of each kind")
+    arguments = parser.parse_args()
+    smoke, rounds = arguments.smoke, arguments.rounds
+    rows = _commands(1 if smoke else 2 * rounds + 1, warm_up=not smoke)
     with tempfile.TemporaryDirectory() as folder:
-        rows += _starts(Path(folder), smoke=arguments.smoke)
+        rows += _starts(Path(folder), 1 if smoke else rounds, smoke=smoke)
     print(record.write(arguments.results, "startup", rows))
 
 
@@ -60,8 +64,8 @@ def _commands(rounds: int, *, warm_up: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _starts(folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
-    model, rounds = ("resnet_mini", 1) if smoke else ("resnet50", 3)
+def _starts(folder: Path, rounds: int, *, smoke: bool) -> list[dict[str, Any]]:
+    model = "resnet_mini" if smoke else "resnet50"
     weights = weight_file(folder, model)
     found: dict[str, list[dict[str, Any]]] = {}
     for turn in range(rounds):

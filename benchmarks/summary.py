@@ -58,7 +58,7 @@ def duels(rows: Rows) -> list[tuple[str, str, Row, Row | None]]:
         cell = {"network": network, "trained": trained}
         own = best(rows, name="jtl", **cell)
         if own is not None:
-            others = [row for row in rows if row["name"] != "jtl"]
+            others = [row for row in rows if not row["name"].startswith("jtl")]
             peer = best(others, precision=own["precision"], **cell)
             found.append((network, trained, own, peer))
     return found

@@ -6,7 +6,8 @@
 Each network, part that is trained, precision and batch size is a contest: every side is a process
 of its own on the same device, gets ready, and then runs steps when it is its turn, so that all
 meet the same machine. A side takes one batch that stays where it is, and runs AdamW; jtl's step
-also gives accuracy, the gradient's norm and the guard against what is not finite. PyTorch runs
+also gives accuracy, the gradient's norm and the guard against what is not finite; of full training
+on an accelerator a second side computes every stage again in the backward pass. PyTorch runs
 torchvision's network with channels last, autocast, the fused optimizer and, as a second side,
 `torch.compile`; Keras runs its own network on JAX. The ceilings, products of matrices and copies
 of memory, take turns with the rest. The JSON is written after each contest.
@@ -26,9 +27,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 from benchmarks import record
 from benchmarks.contest.cell import FREEZE, Cell
 from benchmarks.contest.contestants import Contestant, Entry, take_turns
+from benchmarks.contest.jtl_process import AGAIN
 
 SIDES = (
     Entry(name="jtl", module="jtl_process"),
+    Entry(name="jtl, stages again", module="jtl_process", variant=AGAIN),
     Entry(name="PyTorch", module="torch_side", needs=("torch", "torchvision")),
     Entry(
         name="PyTorch, compiled",
@@ -55,6 +58,7 @@ def main() -> None:
     ]
     if on_cpu:
         notes.append("tf32: this device has none; peak_bytes are of the whole process")
+        notes.append("jtl, stages again: a CPU's compiler merges what is to be computed twice")
     for note in notes:
         print(f"not measured: {note}")
     print(
@@ -134,7 +138,8 @@ def _hold(
         contests: list[list[Contestant]] = []
         for cell in cells:
             contests.append([])
-            for entry in (ceiling, *sides):
+            again = cell.trained == "full" and not on_cpu
+            for entry in (ceiling, *(own for own in sides if own.variant != AGAIN or again)):
                 contests[-1].append(stack.enter_context(Contestant(entry, cell)))
                 if on_cpu:  # one at a time: they would slow each other's compilers
                     contests[-1][-1].get_ready()

@@ -2,6 +2,8 @@
 
 from jtl.cli.memory import keep_memory
 
+AGAIN = "again"  # the variant that computes every stage again in the backward pass
+
 
 def main() -> None:
     """Sets the allocator up before anything has a thread, and plays."""

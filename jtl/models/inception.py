@@ -117,10 +117,10 @@ class Stem(Mixer):
         """`[batch, 299, 299, 3]` to `[batch, 35, 35, 192]`."""
         x = self.unit(x, "conv1a", 32, (3, 3), train, stride=2, padded=False)
         x = self.unit(x, "conv2a", 32, (3, 3), train, padded=False)
-        x = max_pool(self.unit(x, "conv2b", 64, (3, 3), train), 3)
-        x = self.unit(x, "conv3b", 80, (1, 1), train)
-        x = self.unit(x, "conv4a", 192, (3, 3), train, padded=False)
-        return max_pool(x, 3)
+        x = self.unit(x, "conv2b", 64, (3, 3), train, relu=False)
+        x = self.unit(max_pool(x, 3, relu=True), "conv3b", 80, (1, 1), train)
+        x = self.unit(x, "conv4a", 192, (3, 3), train, padded=False, relu=False)
+        return max_pool(x, 3, relu=True)
 
 
 class Mixed5(Mixer):

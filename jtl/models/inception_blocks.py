@@ -31,6 +31,7 @@ class Mixer(nn.Module):
         *,
         stride: int = 1,
         padded: bool = True,
+        relu: bool = True,
     ) -> jax.Array:
         """Convolution, BatchNorm and ReLU; unpadded, only whole windows count."""
         unit = ConvUnit(
@@ -39,6 +40,7 @@ class Mixer(nn.Module):
             kernel=kernel,
             stride=stride,
             padded=padded,
+            relu=relu,
             name=name,
         )
         return unit(x, train)
@@ -64,6 +66,7 @@ class ConvUnit(nn.Module):
         kernel: height and width in pixels.
         stride: both ways.
         padded: by half the kernel, or not at all.
+        relu: whether the ReLU is done here, and not by the pool behind.
     """
 
     layers: Layers
@@ -71,6 +74,7 @@ class ConvUnit(nn.Module):
     kernel: tuple[int, int]
     stride: int = 1
     padded: bool = True
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -82,7 +86,8 @@ class ConvUnit(nn.Module):
             padding=None if self.padded else (0, 0),
             name="conv",
         )
-        return nn.relu(self.layers.norm(name="bn")(conv(x), use_running_average=not train))
+        x = self.layers.norm(name="bn")(conv(x), use_running_average=not train)
+        return nn.relu(x) if self.relu else x
 
 
 class BlockA(Mixer):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from jtl.models.convolutions import convolve
-from jtl.platforms import for_cpu_alone
+from jtl.platforms import for_cpu_alone, on_cpu
 
 Initializer = Callable[..., jax.Array]
 # He normal over the fan out: what torchvision's ResNet and VGG draw their convolutions from.
@@ -56,6 +56,28 @@ def _linear(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.
 @jax.jit
 def _unchanged(x: jax.Array) -> jax.Array:
     return x
+
+
+@jax.custom_jvp
+def lean_relu(x: jax.Array) -> jax.Array:
+    """ReLU whose gradient, on accelerators, asks its output, which a later layer keeps anyway.
+
+    The gradient that JAX has asks the input, which a compiler keeps beside the output or
+    computes again from all that it was made of.
+    """
+    return nn.relu(x)
+
+
+@lean_relu.defjvp
+def _by_output(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    output = nn.relu(*primals)
+    if on_cpu():
+        return output, jnp.where(primals[0] > 0, tangents[0], 0)
+    # Were it not shut off, the compiler would ask the input all the same.
+    output = jax.lax.optimization_barrier(output)
+    return output, jnp.where(output > 0, tangents[0], 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,9 @@ from jtl.models.layers import float_dtype
 from jtl.platforms import on_cpu
 
 
-def max_pool(x: jax.Array, window: int, *, stride: int = 2, padding: int = 0) -> jax.Array:
+def max_pool(
+    x: jax.Array, window: int, *, stride: int = 2, padding: int = 0, relu: bool = False
+) -> jax.Array:
     """The largest of each square window; its gradient goes to the first of equals.
 
     Args:
@@ -23,8 +25,9 @@ def max_pool(x: jax.Array, window: int, *, stride: int = 2, padding: int = 0) ->
         window: a side in pixels.
         stride: pixels between two windows.
         padding: pixels a side that lose against every value.
+        relu: whether to take the maxima of `relu(x)`, in the same pass over `x`.
     """
-    return _Windows(window, stride, padding).maximum(x)
+    return _Windows(window, stride, padding, relu).maximum(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,7 @@ class _Windows:
     size: int
     stride: int
     padding: int
+    relu: bool
 
     def maximum(self, x: jax.Array) -> jax.Array:
         """Of every window."""
@@ -47,14 +51,18 @@ class _Windows:
             if on_cpu():
                 sides = ((self.padding, self.padding),) * 2
                 windows, strides = (self.size, self.size), (self.stride, self.stride)
-                return nn.max_pool(x, windows, strides, padding=sides)
-            return functools.reduce(jnp.maximum, self._shifts(x, -jnp.inf))
+                best = nn.max_pool(x, windows, strides, padding=sides)
+            else:
+                best = functools.reduce(jnp.maximum, self._shifts(x, -jnp.inf))
+            return nn.relu(best) if self.relu else best
 
         def tangent(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
             (x,), (moves,) = primals, tangents
-            best, *others = self._shifts(x, -jnp.inf)
-            place = jnp.zeros(best.shape, jnp.int8)
-            for index, other in enumerate(others, 1):
+            shifts = list(self._shifts(x, -jnp.inf))
+            # What a ReLU leaves at 0 comes from no place of its window.
+            best = jnp.zeros_like(shifts[0]) if self.relu else shifts[0]
+            place = jnp.full(best.shape, self.size**2 if self.relu else 0, jnp.int8)
+            for index, other in enumerate(shifts):
                 place = jnp.where(other > best, jnp.int8(index), place)
                 best = jnp.maximum(best, other)
             return best, (self._each if on_cpu() else self._select)(moves, place)

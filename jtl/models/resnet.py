@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jtl.models.layers import Layers, bias_uniform, computed_once, dense_uniform
+from jtl.models.layers import Layers, bias_uniform, computed_once, dense_uniform, lean_relu
 from jtl.models.pooling import max_pool
 from jtl.models.staged import StagedNet
 
@@ -137,14 +137,14 @@ class Stem(nn.Module):
             self.features, kernel, stride=stride, use_bias=self.biased, name="conv"
         )(x)
         if not self.bare:
-            x = nn.relu(self.layers.norm(name="bn")(x, use_running_average=not train))
+            x = self.layers.norm(name="bn")(x, use_running_average=not train)
         if not large:
-            return x
+            return x if self.bare else nn.relu(x)
         if self.bare:
             # Keras pads with zeros; after a ReLU that is the same as padding with -inf.
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
             return max_pool(x, 3)
-        return max_pool(x, 3, padding=1)
+        return max_pool(x, 3, padding=1, relu=True)
 
 
 class Stage(nn.Module):
@@ -262,7 +262,7 @@ class BasicBlock(Block):
         y = self.conv(x, "conv1", self.inner, 3, self.stride)
         y = nn.relu(self.norm(y, "bn1", train))
         y = self.norm(self.conv(y, "conv2", self.features, 3), "bn2", train)
-        return computed_once(nn.relu(self.shortcut(x, train) + self.drop_path(y, train)))
+        return computed_once(lean_relu(self.shortcut(x, train) + self.drop_path(y, train)))
 
 
 class Bottleneck(Block):
@@ -277,7 +277,7 @@ class Bottleneck(Block):
         y = self.conv(y, "conv2", self.inner, 3, late)
         y = nn.relu(self.norm(y, "bn2", train))
         y = self.norm(self.conv(y, "conv3", self.features, 1), "bn3", train)
-        return computed_once(nn.relu(self.shortcut(x, train) + self.drop_path(y, train)))
+        return computed_once(lean_relu(self.shortcut(x, train) + self.drop_path(y, train)))
 
 
 class PreactBottleneck(Block):

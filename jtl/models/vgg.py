@@ -4,12 +4,10 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jtl.models.layers import Layers
+from jtl.models.layers import Layers, lean_relu
 from jtl.models.pooling import adaptive_average_pool, max_pool
 from jtl.models.staged import StagedNet
-from jtl.platforms import on_cpu
 
 # Pixels a side that the classifier sees, whatever the image (Simonyan and Zisserman, 2014: 224/32).
 POOLED_SIZE = 7
@@ -95,27 +93,11 @@ class ConvBlock(nn.Module):
             x = self.layers.conv(self.features, (3, 3), use_bias=True, name=f"conv{i}")(x)
             if self.batch_norm:
                 x = self.layers.norm(name=f"bn{i}")(x, use_running_average=not train)
+            if i == self.depth:
+                return max_pool(x, 2, relu=True)
             # Where a norm comes between, its gradient needs the convolution's output anyway.
-            lean = train and not self.batch_norm and not on_cpu()
-            x = _lean_relu(x) if lean else nn.relu(x)
-        return max_pool(x, 2)
-
-
-@jax.custom_jvp
-def _lean_relu(x: jax.Array) -> jax.Array:
-    """ReLU whose gradient asks for its output, which the next convolution keeps, not its input.
-
-    A compiler would ask the input all the same, and keep both, were the output not shut off.
-    """
-    return jax.lax.optimization_barrier(nn.relu(x))
-
-
-@_lean_relu.defjvp
-def _lean_relu_tangent(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    output = _lean_relu(*primals)
-    return output, jnp.where(output > 0, tangents[0], 0)
+            x = nn.relu(x) if self.batch_norm else lean_relu(x)
+        return x
 
 
 class Classifier(nn.Module):

@@ -75,8 +75,9 @@ def platform(request, monkeypatch):
     monkeypatch.setattr("jtl.models.pooling.on_cpu", lambda: request.param == "cpu")
 
 
-def flax_pool(x, window, stride, padding):
+def flax_pool(x, window, stride, padding, relu=False):
     sides = ((padding, padding), (padding, padding))
+    x = nn.relu(x) if relu else x
     return nn.max_pool(x, (window, window), (stride, stride), padding=sides)
 
 
@@ -87,10 +88,14 @@ def rounded(height, width):
 
 @pytest.mark.parametrize("shape", [(7, 7), (8, 11), (12, 9)])
 @pytest.mark.parametrize(("window", "stride", "padding"), WINDOWS)
-def test_max_pool_and_its_gradient_are_flax_s(shape, window, stride, padding, platform, x64):
+@pytest.mark.parametrize("relu", [False, True])
+def test_max_pool_and_its_gradient_are_flax_s(shape, window, stride, padding, relu, platform, x64):
+    def pool(x):
+        return max_pool(x, window, stride=stride, padding=padding, relu=relu)
+
     x = rounded(*shape)
-    expected, back = jax.vjp(lambda x: flax_pool(x, window, stride, padding), x)
-    found, own_back = jax.vjp(lambda x: max_pool(x, window, stride=stride, padding=padding), x)
+    expected, back = jax.vjp(lambda x: flax_pool(x, window, stride, padding, relu), x)
+    found, own_back = jax.vjp(pool, x)
     np.testing.assert_array_equal(found, expected)
     cotangent = jnp.asarray(np.random.default_rng(1).normal(size=found.shape))
     np.testing.assert_allclose(own_back(cotangent)[0], back(cotangent)[0], rtol=1e-14, atol=1e-15)

@@ -92,7 +92,7 @@ def test_accelerators_keep_one_array_a_convolution_and_take_the_same_gradients(m
 
     x[:, :3] = 0  # at the edge of a ReLU
     plain, expected = gradients()
-    monkeypatch.setattr("jtl.models.vgg.on_cpu", lambda: False)
+    monkeypatch.setattr("jtl.models.layers.on_cpu", lambda: False)
     lean, found = gradients()
     assert "optimization_barrier" in lean
     assert "optimization_barrier" not in plain
