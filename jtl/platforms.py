@@ -26,11 +26,20 @@ def on_cpu() -> bool:
     It is for the device, or the platform, that `jax.default_device` names, such as one of a
     machine that is not here; else for JAX's default backend.
     """
+    return _platform() == "cpu"
+
+
+def on_gpu() -> bool:
+    """Likewise, whether it is for a GPU."""
+    return _platform() in ("gpu", "cuda", "rocm")
+
+
+def _platform() -> str:
     options: Any = jax.config  # which declares only some of what it has
     chosen = options.jax_default_device
     if chosen is None:
-        return jax.default_backend() == "cpu"
-    return (chosen if isinstance(chosen, str) else chosen.platform) == "cpu"
+        return jax.default_backend()
+    return str(chosen if isinstance(chosen, str) else chosen.platform)
 
 
 def for_cpu_alone(x: jax.Array) -> bool:

@@ -172,15 +172,18 @@ def _batch_norm(
             next_fun, module, call, folding if mode == "frozen" else Folding()
         )
     x = call["x"]
+    old: dict[str, jax.Array] = {
+        name: module.get_variable("batch_stats", name) for name in ("mean", "var")
+    }
     new = batch_statistics(
         x,
         context,
         axis=module.axis,
         fast=module.use_fast_variance,
         path=path,
+        around=old["mean"],
         mask=call.get("mask"),
     )
-    old: dict[str, jax.Array] = {name: module.get_variable("batch_stats", name) for name in new}
     if type(module) is nn.BatchNorm:
         output = _normalized(module, x, new)
     else:

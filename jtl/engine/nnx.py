@@ -182,6 +182,7 @@ def _batch_norm_call(original: Callable[..., jax.Array]) -> Callable[..., jax.Ar
             axis=norm.axis,
             fast=norm.use_fast_variance,
             path=place.path,
+            around=norm.mean.get_value(),
             mask=options.get("mask"),
         )
         for name, value in new.items():

@@ -16,6 +16,7 @@ def batch_statistics(
     axis: int,
     fast: bool,
     path: str,
+    around: jax.Array,
     mask: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """Mean and variance, `[channel]`, over the unmasked examples of the global batch.
@@ -26,6 +27,8 @@ def batch_statistics(
         axis: of the channels.
         fast: whether the variance is the mean square less the squared mean.
         path: the BatchNorm's own.
+        around: `[channel]`, the running mean; squares of what differs from it lose less to
+            rounding than those of `x`.
         mask: bool, broadcastable to `x`, False for places that the module itself leaves out.
 
     Raises:
@@ -33,7 +36,8 @@ def batch_statistics(
     """
     check_leading(x, context, path, "BatchNorm")
     over = context.statistics_axis
-    return _statistics(x, context.mask, mask, axis=axis, fast=fast, axis_name=over)
+    around = jax.lax.stop_gradient(around)
+    return _statistics(x, context.mask, mask, around, axis=axis, fast=fast, axis_name=over)
 
 
 # Traced once for all norms of a shape: a ResNet-50 has 53 of 12.
@@ -42,6 +46,7 @@ def _statistics(
     x: jax.Array,
     examples: jax.Array,
     mask: jax.Array | None,
+    around: jax.Array,
     *,
     axis: int,
     fast: bool,
@@ -60,15 +65,16 @@ def _statistics(
     def mean(values: jax.Array) -> jax.Array:
         return batch_sum(jnp.sum(values * weight, axes), axis_name) / total
 
-    wide = x.astype(dtype)
-    center = mean(wide)
+    shape = [1] * x.ndim
+    shape[axis] = x.shape[axis]
+    around = around.astype(dtype)
+    differences = x.astype(dtype) - around.reshape(shape)
+    offset = mean(differences)
     if fast:
-        variance = jnp.maximum(mean(jnp.square(wide)) - jnp.square(center), 0)
+        variance = jnp.maximum(mean(jnp.square(differences)) - jnp.square(offset), 0)
     else:
-        shape = [1] * x.ndim
-        shape[axis] = x.shape[axis]
-        variance = mean(jnp.square(wide - center.reshape(shape)))
-    return {"mean": center, "var": variance}
+        variance = mean(jnp.square(differences - offset.reshape(shape)))
+    return {"mean": around + offset, "var": variance}
 
 
 @partial(jax.jit, static_argnames=("epsilon", "axis", "dtype"))

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jtl.engine.batch import BatchContext, batch_mean, batch_sum
 from jtl.engine.evaluation import Prepare, complete
@@ -18,6 +19,7 @@ from jtl.engine.modes import BatchNormMode, Modes, make_modes
 from jtl.engine.optim import check_labels
 from jtl.engine.state import LossScale, TrainState
 from jtl.errors import ConfigError
+from jtl.platforms import on_gpu
 from jtl.rng import example_keys, view_keys
 from jtl.tree import merge, select
 
@@ -194,7 +196,7 @@ class TrainStep:
         if state.loss_scale is not None:
             factor = state.loss_scale.factor
             grads = jax.tree.map(lambda leaf: leaf / factor, grads)
-        return grads, stats, metrics
+        return jax.tree.map(_in_rows, grads), stats, metrics
 
     def _loss(
         self,
@@ -259,6 +261,16 @@ def _varies(tree: Any, axis_name: str | None) -> bool:
     """Whether shard_map holds each device's own copy of these, as of a stacked state."""
     types = [getattr(jax.typeof(leaf), "mat", None) for leaf in jax.tree.leaves(tree)]
     return any(axis_name in kind.varying for kind in types if kind is not None)
+
+
+def _in_rows(gradient: jax.Array) -> jax.Array:
+    """As its parameter lies, also that of a convolution's kernel, which a GPU gives turned around.
+
+    XLA would turn it back while it updates the optimizer's state, which then cannot be in place.
+    """
+    if gradient.ndim <= 2 or not on_gpu():
+        return gradient
+    return with_layout_constraint(gradient, Layout(tuple(range(gradient.ndim))))
 
 
 def _without_padding(images: jax.Array, mask: jax.Array) -> jax.Array:
