@@ -52,7 +52,7 @@ def draw(folder: Path, path: Path) -> Path:
         path: of the picture.
     """
     panels = [
-        dataclasses.replace(panel, title=f"{panel.title} · {device_of(result)}")
+        dataclasses.replace(panel, title=f"{panel.title} · {_short(device_of(result))}")
         for result in read_results(folder)
         for panel in PANELS.get(result["name"], _none)(result["rows"])
     ]
@@ -71,6 +71,11 @@ def draw(folder: Path, path: Path) -> Path:
     figure.savefig(path)
     plt.close(figure)
     return path
+
+
+def _short(device: str) -> str:
+    """A device's name without its maker and its memory: titles are narrow."""
+    return device.removeprefix("NVIDIA ").split()[0]
 
 
 def _height(column: Sequence[Panel]) -> float:

@@ -90,6 +90,10 @@ def _training(rows: Rows, *, on_cpu: bool) -> str:
             text += (
                 f"{'' if on_cpu else ','} {rate / peer['images_per_second']:.2f} × {peer['name']}"
             )
+        cell = {key: own[key] for key in ("network", "trained", "precision", "batch")}
+        failed = [row["name"] for row in rows if "failed" in row and cell.items() <= row.items()]
+        if peers := [name for name in failed if not name.startswith("jtl")]:
+            text += f" ({' and '.join(peers)} failed)"
         said.append(text)
     return "; ".join(said)
 

@@ -19,14 +19,16 @@ import functools
 import itertools
 import os
 import statistics
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from benchmarks import record
 from benchmarks.contest.cell import FREEZE, Cell
-from benchmarks.contest.contestants import Contestant, Entry, take_turns
+from benchmarks.contest.contestants import Contestant, Entry, prepare_alone, take_turns
 from benchmarks.contest.jtl_process import AGAIN
 
 SIDES = (
@@ -88,7 +90,12 @@ def _arguments() -> argparse.Namespace:
     for name, known in (("trained", FREEZE), ("precisions", PRECISIONS)):
         parser.add_argument(f"--{name}", type=functools.partial(_some_of, known), metavar="A,B")
     parser.add_argument("--pixels", type=int)
-    parser.add_argument("--together", type=int, default=1, help="contests prepared at once")
+    parser.add_argument(
+        "--together",
+        type=int,
+        default=1,
+        help="contests whose sides all get ready at once, on an accelerator with room for it",
+    )
     parser.add_argument("--seconds", type=float, help="of a turn, about")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     return parser.parse_args()
@@ -134,16 +141,22 @@ def _hold(
     ceiling = Entry(name="ceilings", module="ceilings", variant="smoke" * arguments.smoke)
     smoke = arguments.smoke
     seconds = arguments.seconds or (1.5 if on_cpu else 1.0)
+    # On a CPU sides get ready one after the other, or they would slow each other's compilers; so
+    # they do beside an accelerator, which has no room for what all of them try at once.
+    alone = not on_cpu and arguments.together == 1
     with contextlib.ExitStack() as stack:
         contests: list[list[Contestant]] = []
         for cell in cells:
             contests.append([])
             again = cell.trained == "full" and not on_cpu
             for entry in (ceiling, *(own for own in sides if own.variant != AGAIN or again)):
-                contests[-1].append(stack.enter_context(Contestant(entry, cell)))
-                if on_cpu:  # one at a time: they would slow each other's compilers
+                kept = Path(stack.enter_context(tempfile.TemporaryDirectory())) if alone else None
+                said = {} if kept is None else prepare_alone(entry, cell, kept)
+                contests[-1].append(stack.enter_context(Contestant(entry, cell, kept)))
+                if on_cpu or alone:
                     contests[-1][-1].get_ready()
-        for contestant in itertools.chain(*contests) if not on_cpu else ():
+                contests[-1][-1].facts.update(said)
+        for contestant in itertools.chain(*contests) if not (on_cpu or alone) else ():
             contestant.get_ready()
         for contestants in contests:
             take_turns(

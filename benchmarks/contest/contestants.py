@@ -46,9 +46,10 @@ class Contestant:
     Args:
         entry: which side.
         cell: the work.
+        compiled: a folder that compilers keep what they made in; without one they keep nothing.
     """
 
-    def __init__(self, entry: Entry, cell: Cell) -> None:
+    def __init__(self, entry: Entry, cell: Cell, compiled: Path | None = None) -> None:
         self.entry, self.seconds = entry, list[float]()
         self.facts: dict[str, Any] = {}
         self._log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
@@ -57,7 +58,7 @@ class Contestant:
         self._process = subprocess.Popen(
             [*command, cell.to_json(), entry.variant],
             cwd=PROJECT,
-            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **_kept_in(compiled)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -117,6 +118,31 @@ class Contestant:
         self._log.seek(0)
         last = self._log.read().strip().splitlines()[-1:] or ["it said nothing"]
         return {"failed": f"ended with {self._process.returncode}: {last[0]}"[:300]}
+
+
+def _kept_in(folder: Path | None) -> dict[str, str]:
+    if folder is None:
+        return {}
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+    }
+
+
+def prepare_alone(entry: Entry, cell: Cell, compiled: Path) -> dict[str, Any]:
+    """Lets a side compile, and choose its kernels, on a device that it has for itself.
+
+    What it tried meanwhile takes several times a step's memory, which few give back: it ends here.
+    A contestant with the same folder is soon ready, and holds what its step needs.
+
+    Returns:
+        What it said of the time until it was ready.
+    """
+    with Contestant(entry, cell, compiled) as first:
+        first.get_ready()
+        return first.facts
 
 
 def take_turns(

@@ -25,8 +25,10 @@ def max_pool(
         window: a side in pixels.
         stride: pixels between two windows.
         padding: pixels a side that lose against every value.
-        relu: whether to take the maxima of `relu(x)`, in the same pass over `x`.
+        relu: whether to take the maxima of `relu(x)`; an accelerator does so in the same pass.
     """
+    if relu and on_cpu():  # where the pass would compute anew, nine times, what `x` is made of
+        return _Windows(window, stride, padding, relu=False).maximum(nn.relu(x))
     return _Windows(window, stride, padding, relu).maximum(x)
 
 
@@ -51,9 +53,8 @@ class _Windows:
             if on_cpu():
                 sides = ((self.padding, self.padding),) * 2
                 windows, strides = (self.size, self.size), (self.stride, self.stride)
-                best = nn.max_pool(x, windows, strides, padding=sides)
-            else:
-                best = functools.reduce(jnp.maximum, self._shifts(x, -jnp.inf))
+                return nn.max_pool(x, windows, strides, padding=sides)
+            best = functools.reduce(jnp.maximum, self._shifts(x, -jnp.inf))
             return nn.relu(best) if self.relu else best
 
         def tangent(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:

@@ -120,6 +120,16 @@ def test_two_variances_agree_where_the_mean_is_small_and_only_one_survives_a_lar
     assert np.abs(variance(True, 1e4) / expected - 1).max() > 0.1
 
 
+def test_the_fast_variance_survives_a_large_mean_that_the_running_mean_is_near():
+    net, offset = Norm(momentum=0.0), np.float32(1e4)
+    _, stats = trained(net, IMAGES + offset)
+    variables = {**variables_of(net), "batch_stats": stats}
+    _, stats = trained(net, IMAGES + offset, variables=variables)
+    expected = (IMAGES + offset).astype(np.float64)
+    np.testing.assert_allclose(stats["bn"]["var"], expected.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(stats["bn"]["mean"], expected.mean((0, 1, 2)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("at_call", [True, False])
 def test_frozen_batch_norm_holds_still(at_call):
     net = Norm(at_call=at_call)

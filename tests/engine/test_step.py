@@ -1,5 +1,7 @@
 """The training step: what it learns, what it leaves alone, and that placement changes nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -251,6 +253,19 @@ def test_step_lowers_for_accelerators(platform):
     )
     assert exported.platforms == (platform,)
     assert "convolution" in exported.mlir_module()
+
+
+def test_a_gpu_updates_kernels_as_they_lie(monkeypatch):
+    net = mini()
+    step, state = build(net, variables_of(net), [], optax.adamw(1e-3))
+    _, expected = run(jtl.parallel.single(), step, state, [batch_of()])
+    monkeypatch.setattr("jtl.engine.step.on_gpu", lambda: True)
+    again = dataclasses.replace(step)
+    kernels = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim == 4]
+    assert str(jax.make_jaxpr(again)(state, batch_of())).count("layout_constraint") == len(kernels)
+    for place in (jtl.parallel.single(), jtl.parallel.pmap(), jtl.parallel.mesh()):
+        _, found = run(place, again, state, [batch_of()])
+        assert_close(expected.params, found.params, rtol=1e-4, atol=1e-5)
 
 
 def test_prepare_draws_by_position_under_every_placement():
