@@ -19,11 +19,19 @@ from benchmarks import record
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"
-HELPERS = {"picture", "planted", "record", "savers", "summary"}  # what is no benchmark itself
+HELPERS = {
+    "picture",
+    "planted",
+    "reading",
+    "record",
+    "savers",
+    "summary",
+}  # what is no benchmark itself
 PICTURE = FOLDER.parent / "docs" / "benchmarks.png"
 # Minutes that each takes on two cores; the order is that of importance.
 MINUTES = {
     "train_step": 40.0,
+    "shares": 2.0,
     "startup": 6.0,
     "loop_overhead": 2.0,
     "end_to_end": 6.0,

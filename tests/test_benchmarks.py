@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ahead, picture, record, summary
+from benchmarks import ahead, picture, record, shares, summary
 from benchmarks.__main__ import scripts
 from benchmarks.absent.chips import CHIPS
-from benchmarks.absent.reading import Sum, library_calls, sums_over_devices
 from benchmarks.contest.cell import Cell
 from benchmarks.contest.contestants import Contestant, Entry, prepare_alone, take_turns
+from benchmarks.reading import Operation, Sum, library_calls, operations, sums_over_devices
 
 PROJECT = Path(__file__).parent.parent
 SCRIPTS = sorted(scripts())
@@ -57,6 +57,56 @@ def test_a_benchmark_writes_what_it_measured_and_where(script, tmp_path):
     assert here["versions"]["jax"]
     assert {"date", "commit", "python", "driver", "cores"} <= here.keys()
     assert path.name in finished.stdout
+
+
+PROGRAM = """
+%fused (p0: bf16[8,64], p1: f32[64]) -> f32[64] {
+  %p0 = bf16[8,64]{1,0} parameter(0)
+  %p1 = f32[64]{0} parameter(1)
+  ROOT %r = f32[64]{0} reduce(%p0), metadata={op_name="jit(s)/jvp(N)/reduce_sum"}
+}
+
+ENTRY %main (x: bf16[8,64], w: f32[64]) -> (f32[64]) {
+  %x = bf16[8,64]{1,0} parameter(0)
+  %w = f32[64]{0} parameter(1)
+  %reduce_fusion.1 = f32[64]{0} fusion(%x, %w), kind=kInput, calls=%fused
+  %conv.2 = (bf16[8,8]{1,0}, u8[16]{0}) custom-call(%x, %w), \
+custom_call_target="__cudnn$convForward", metadata={op_name="jit(s)/transpose(jvp(N))/conv"}
+  %turned = f32[64]{0} transpose(%w), dimensions={0}
+  ROOT %add.3 = f32[2000000]{0} add(%turned, %w), metadata={op_name="jit(s)/add"}
+}
+""".replace("\\\n", "")
+
+
+def test_a_program_s_operations_say_where_they_belong_and_what_they_move():
+    found = operations(PROGRAM)
+    assert "r" not in found  # a part of a fusion
+    moved = 2 * 8 * 64 + 4 * 64
+    sums = Operation(part="forward", kind="sums", bytes=moved + 4 * 64)
+    products = Operation(part="backward", kind="products", bytes=moved + 2 * 8 * 8 + 16)
+    assert (found["reduce_fusion.1"], found["conv.2"]) == (sums, products)
+    assert found["turned"].kind == "layout"
+    update = Operation(part="update", kind="elementwise", bytes=4 * (2_000_000 + 2 * 64))
+    assert found["add.3"] == update
+
+
+def test_shares_are_of_all_that_ran_and_small_operations_are_counted_by_themselves():
+    def event(name, operation, seconds):
+        return shares.Event(name=name, operation=operation, seconds=seconds)
+
+    events = [
+        *(event("reduce_fusion_1", "command_buffer_7", 1e-6), event("add_3", "", 5e-6)),
+        *(event("winograd", "conv.2", 1e-6), event("gemm", "conv.2", 2e-6)),
+        event("memset", "command_buffer_7", 1e-6),
+    ]
+    rows = shares.shares([*events, *events], operations(PROGRAM), steps=2)
+    named = {(row["part"], row["kind"]): row for row in rows}
+    assert list(named)[:2] == [("update", "elementwise"), ("backward", "products")]
+    assert named["backward", "products"]["seconds"] == pytest.approx(3e-6)
+    assert named["backward", "products"]["runs"] == 2
+    assert named["", "small"]["share"] == named["", "other"]["share"] == pytest.approx(0.1)
+    rate = named["update", "elementwise"]["bytes_per_second"]
+    assert rate == pytest.approx(4 * (2_000_000 + 2 * 64) / 5e-6)
 
 
 @pytest.mark.slow

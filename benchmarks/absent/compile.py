@@ -11,8 +11,8 @@ import optax
 
 import jtl
 from benchmarks.absent.chips import Chip
-from benchmarks.absent.reading import Sum, library_calls, sums_over_devices
 from benchmarks.contest.cell import CLASSES, Cell
+from benchmarks.reading import Sum, library_calls, sums_over_devices
 from jtl.models.registry import create_model
 
 

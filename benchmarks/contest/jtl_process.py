@@ -10,8 +10,10 @@ def main() -> None:
     keep_memory()
     from benchmarks.contest.jtl_side import JtlSide
     from benchmarks.contest.serve import serve
+    from jtl.training.garbage import rare_collections
 
-    serve(JtlSide)
+    with rare_collections():
+        serve(JtlSide)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ class JtlSide:
             self._state, metrics = self._step(self._state, self._batch)
         jax.block_until_ready((self._state, metrics))
 
+    def program(self) -> str:
+        """The compiled step's text."""
+        text: str = self._step.as_text()
+        return text
+
     def facts(self) -> dict[str, Any]:
         """The compiler's counts, and the device's of its memory."""
         memory = self._step.memory_analysis()

@@ -38,13 +38,33 @@ def convolve(
     if not on_cpu():
         if tuple(strides) == (2, 2) and _is_of_images(x) and not pointwise:
             return _in_squares(x, kernel, padding, **options)
-    elif for_cpu_alone(x) and (pointwise or _is_slow_backward(x, kernel, strides, padding)):
-        return _by_products(x, kernel, tuple(strides), tuple(padding), pointwise, **options)
+    elif for_cpu_alone(x):
+        fixed = (tuple(strides), tuple(padding))
+        if not pointwise and _is_slow(x, kernel, *fixed):
+            return _products(x, kernel, *fixed, options["precision"])
+        if pointwise or _is_slow_backward(x, kernel, *fixed):
+            return _by_products(x, kernel, *fixed, pointwise, **options)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 def _is_of_images(x: jax.Array) -> bool:
     return x.shape[-1] <= 4
+
+
+def _is_slow(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> bool:
+    """Whether a convolution takes a CPU longer than one product a place of the kernel.
+
+    It does where outputs are no more than features; and where the kernel is larger than the
+    image, XLA takes it for the image, and up to 75 times as long (benchmarks/README.md).
+    """
+    if _is_of_images(x) or x.dtype.itemsize < 4:  # half precision would round each product
+        return False
+    return _places(x, kernel, strides, padding) <= kernel.shape[-1]
 
 
 def _is_slow_backward(
@@ -59,10 +79,19 @@ def _is_slow_backward(
     of memory, and where the convolution strides, with zeros between what it convolves. Of 3×3 ones
     at stride 1 products win up to twice as many outputs as features (benchmarks/README.md).
     """
-    if _is_of_images(x) or x.dtype.itemsize < 4:  # half precision would round each product
+    if _is_of_images(x) or x.dtype.itemsize < 4:
         return False
-    outputs = x.shape[0] * math.prod(_outputs(x, kernel, strides, padding))
-    return max(strides) > 1 or outputs <= 2 * kernel.shape[-1]
+    return max(strides) > 1 or _places(x, kernel, strides, padding) <= 2 * kernel.shape[-1]
+
+
+def _places(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> int:
+    """In all images, where the kernel lies once."""
+    return x.shape[0] * math.prod(_outputs(x, kernel, strides, padding))
 
 
 # Traced once for all convolutions of a shape.
@@ -103,31 +132,36 @@ def _by_products(
     return forward(x, kernel)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _products(
     x: jax.Array,
     kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
     precision: Any,
 ) -> jax.Array:
     """A convolution as the sum of one product for each place of its kernel."""
     outputs = _outputs(x, kernel, strides, padding)
     parts = []
-    for place in itertools.product(*map(range, kernel.shape[:2])):
+    places = itertools.product(*map(range, kernel.shape[:2]))
+    # The gradient of what is split is laid together, where that of slices would be a sum.
+    count = math.prod(kernel.shape[:2])
+    matrices = jax.lax.split(kernel.reshape(count, *kernel.shape[2:]), [1] * count)
+    for place, matrix in zip(places, matrices, strict=True):
         seen, around = x, []
-        for axis, (own, (low, _), stride, count) in enumerate(
+        for axis, (own, (low, _), stride, length) in enumerate(
             zip(place, padding, strides, outputs, strict=True), 1
         ):
-            reached = _reached(x.shape[axis], count, stride, own - low)
+            reached = _reached(x.shape[axis], length, stride, own - low)
             first = reached.start * stride + own - low if reached else 0
             end = first + stride * (len(reached) - 1) + 1 if reached else 0
             seen = jax.lax.slice_in_dim(seen, first, end, stride, axis)
-            around.append((reached.start, count - reached.stop))
+            around.append((reached.start, length - reached.stop))
         if not seen.size:
             continue
         # Of two axes each: with four, the product's gradient would be a quarter slower.
         rows = seen.reshape(-1, seen.shape[-1])
-        part = jnp.matmul(rows, kernel[place], precision=precision)
+        part = jnp.matmul(rows, matrix[0], precision=precision)
         part = part.reshape(*seen.shape[:-1], -1)
         parts.append(_pad(_pad(part, 1, *around[0]), 2, *around[1]))
     if not parts:  # nothing but padding is seen

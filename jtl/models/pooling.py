@@ -92,16 +92,24 @@ class _Windows:
         return functools.reduce(jnp.add, (jnp.where(place == i, own, 0) for i, own in shifts))
 
     def _select(self, x: jax.Array, place: jax.Array) -> jax.Array:
-        """The same, its gradient in one pass over the input, which an accelerator likes."""
+        """The same, its gradient in one pass over the input, which an accelerator likes.
+
+        What the gradient reads has a margin on all sides, laid down first, so that the pass
+        never asks where an image ends.
+        """
         height, width = self._outputs(x)
-        reach = -(-self.size // self.stride)  # blocks of a stride that a window lies in
-        squares = self._squares(x, height + reach - 1, width + reach - 1)
-        place = place[:, :, None, :, None]
-        found = [
-            jnp.where(place == self._places(i, j), squares[:, i : i + height, :, j : j + width], 0)
-            for i, j in itertools.product(range(reach), repeat=2)
-        ]
-        return jnp.sum(functools.reduce(jnp.add, found), (2, 4))
+        margin = (self.size - 1) // self.stride  # blocks of a stride that a window reaches beyond
+        rows, columns = height + margin, width + margin
+        squares = self._squares(x, rows, columns)
+        place = _shut_off(_with_margin(_shut_off(place), margin, self.size**2))
+        windows = jnp.zeros((len(x), rows + margin, columns + margin, x.shape[3]), x.dtype)
+        for i, j in itertools.product(range(margin + 1), repeat=2):
+            # Of each block the window whose block (i, j) it is.
+            at, to = margin - i, margin - j
+            own = place[:, at : at + rows, None, to : to + columns, None]
+            found = jnp.sum(jnp.where(own == self._places(i, j), squares, 0), (2, 4))
+            windows = windows.at[:, at : at + rows, to : to + columns].add(found)
+        return _shut_off(windows)[:, margin : margin + height, margin : margin + width]
 
     def _squares(self, x: jax.Array, rows: int, columns: int) -> jax.Array:
         """`[batch, rows, stride, columns, stride, channel]`, padded or cut to that size."""
@@ -118,6 +126,16 @@ class _Windows:
         inside = (rows < self.size)[:, None] & (columns < self.size)
         places = np.where(inside, rows[:, None] * self.size + columns, -1).astype(np.int8)
         return jnp.asarray(places)[None, None, :, None, :, None]
+
+
+def _with_margin(x: jax.Array, margin: int, value: int) -> jax.Array:
+    sides = (0, 0), (margin, margin), (margin, margin), (0, 0)
+    return jnp.pad(x, sides, constant_values=value)
+
+
+def _shut_off(x: jax.Array) -> jax.Array:
+    """`x`, which is written down before anything reads it."""
+    return jax.lax.optimization_barrier(x)
 
 
 def global_average(x: jax.Array) -> jax.Array:

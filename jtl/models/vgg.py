@@ -93,11 +93,10 @@ class ConvBlock(nn.Module):
             x = self.layers.conv(self.features, (3, 3), use_bias=True, name=f"conv{i}")(x)
             if self.batch_norm:
                 x = self.layers.norm(name=f"bn{i}")(x, use_running_average=not train)
-            if i == self.depth:
-                return max_pool(x, 2, relu=True)
-            # Where a norm comes between, its gradient needs the convolution's output anyway.
-            x = nn.relu(x) if self.batch_norm else lean_relu(x)
-        return x
+            if i < self.depth:
+                # Where a norm comes between, its gradient needs the convolution's output anyway.
+                x = nn.relu(x) if self.batch_norm else lean_relu(x)
+        return max_pool(x, 2, relu=True)
 
 
 class Classifier(nn.Module):

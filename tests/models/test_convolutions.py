@@ -1,5 +1,6 @@
 """Convolutions are the same whichever way a device computes them, and so are their gradients."""
 
+import math
 import re
 
 import chex
@@ -10,8 +11,9 @@ import pytest
 
 from jtl.models.layers import Layers
 
-# Features enough, beside few places, for a CPU's products; few, beside many, for XLA's gradient.
-FEATURES = {"products": 200, "convolutions": 1}
+# As many as places or more, for a CPU's products; half as many, for those of the gradient alone;
+# and few, for XLA's.
+FEATURES = {"products": 300, "gradient": 120, "convolutions": 1}
 
 
 def drawn(*shape):
@@ -44,7 +46,11 @@ def test_a_cpu_s_gradient_is_xla_s(way, kernel, stride, padding, x64):
     chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
     traced = str(jax.make_jaxpr(jax.grad(lambda x: conv.apply(params, x).sum()))(x))
     pointwise = kernel == (1, 1) and padding == (0, 0)
-    assert ("dot_general" in traced) == (way == "products" or stride > 1 or pointwise)
+    assert ("dot_general" in traced) == (way != "convolutions" or stride > 1 or pointwise)
+    forward = str(jax.make_jaxpr(conv.apply)(params, x))
+    few = x.shape[0] * math.prod(conv.apply(params, x).shape[1:3]) <= FEATURES[way]
+    assert ("dot_general" in forward) == (few and not pointwise)
+    assert few or way != "products"
 
 
 @pytest.mark.parametrize("pixels", [(1, 1), (1, 2), (3, 1)])
@@ -59,8 +65,9 @@ def test_places_of_a_kernel_that_lie_beyond_a_small_image_add_nothing(pixels, ke
 
 
 @pytest.mark.parametrize("frozen", ["x", "kernel"])
-def test_a_cpu_computes_no_gradient_of_what_has_none(frozen):
-    conv = Layers().conv(200, (3, 3), use_bias=False, name=None)
+@pytest.mark.parametrize("features", [20, 200])
+def test_a_cpu_computes_no_gradient_of_what_has_none(frozen, features):
+    conv = Layers().conv(features, (3, 3), use_bias=False, name=None)
     x = drawn(2, 4, 4, 6).astype(jnp.float32)
     params = conv.init(jax.random.key(0), x)
     of = (lambda p: conv.apply(p, x).sum(), lambda own: conv.apply(params, own).sum())
@@ -71,7 +78,20 @@ def test_a_cpu_computes_no_gradient_of_what_has_none(frozen):
     convolutions = len(re.findall(r"stablehlo\.convolution", text))
     products = len(re.findall(r"stablehlo\.dot_general", text))
     # The sum itself needs no forward convolution; its gradient has one, or a product a place.
-    assert (convolutions, products) == ((1, 0) if frozen == "x" else (0, 9))
+    one = frozen == "x" and features == 20
+    assert (convolutions, products) == ((1, 0) if one else (0, 9))
+
+
+def test_a_cpu_does_not_take_a_large_kernel_for_the_image():
+    conv = Layers().conv(64, (3, 3), use_bias=False, name=None)
+    x = drawn(8, 2, 2, 64).astype(jnp.float32)
+    params = conv.init(jax.random.key(0), x)
+
+    def text(conv):
+        return jax.jit(conv.apply).lower(params, x).compile().as_text()
+
+    assert "reverse" in text(by_xla(conv))  # as XLA does, for which it turns the kernel around
+    assert "reverse" not in text(conv)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])

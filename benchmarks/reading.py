@@ -1,11 +1,18 @@
-"""What the text of a compiled program says: sums over devices, and calls of a library."""
+"""What a compiled program's text says: its operations, sums over devices, a library's calls."""
 
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 
 _SHAPE = re.compile(r"\b(bf16|f8\w+|[fsu]\d+|pred)\[([\d,]*)\]")
 _MADE = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*)$")
+_BEGIN = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+_CODE = re.compile(r"(?:^|[\s}\])])([a-z][a-z-]*)\(")
+_NAME = re.compile(r"%([\w.-]+)")
+_CALLS = re.compile(r"\bcalls=%?([\w.-]+)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_SOURCE = re.compile(r'op_name="([^"]*)"')
 _CALL = re.compile(r"custom-call\((.*?)\), .*custom_call_target=\"__(?:cudnn\$conv|cublas)(.*?)\"")
 _KERNEL = re.compile(r"dim_labels=\w+_(\w+)->")
 _OPERATION = re.compile(r" (fusion|custom-call|all-reduce(?:-start|-done)?)\(%?([\w.-]*)")
@@ -24,6 +31,91 @@ class Sum:
 
     bytes: int
     meanwhile: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation of a compiled program, which may be many fused into one.
+
+    Attributes:
+        part: of a training step: `forward`, `backward` or `update`.
+        kind: `products` (convolutions, too), `sums`, `layout` or `elementwise`.
+        bytes: of what it reads and writes.
+    """
+
+    part: str
+    kind: str
+    bytes: int
+
+
+def operations(text: str) -> dict[str, Operation]:
+    """The operations of a program by name, those of called computations among them.
+
+    What a fusion consists of is not listed by itself.
+    """
+    bodies: dict[str, list[_Line]] = {}
+    for line in text.splitlines():
+        if begin := _BEGIN.match(line):
+            body = bodies.setdefault(begin[1], [])
+        elif made := _MADE.match(line):
+            body.append(_Line.read(*made.groups(), root="ROOT " in line))
+    fused = {own.calls for body in bodies.values() for own in body if own.code == "fusion"}
+    found = {}
+    for name, body in bodies.items():
+        sizes = {own.name: own.bytes for own in body}
+        for own in body if name not in fused else ():
+            inside = bodies.get(own.calls, []) if own.code == "fusion" else []
+            moved = own.bytes + sum(sizes.get(each, 0) for each in own.operands)
+            kind = _kind(own, {each.code for each in inside})
+            found[own.name] = Operation(part=_part(own, inside), kind=kind, bytes=moved)
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Line:
+    name: str
+    code: str
+    bytes: int
+    operands: tuple[str, ...]
+    calls: str
+    target: str
+    source: str
+    root: bool
+
+    @classmethod
+    def read(cls, name: str, rest: str, *, root: bool) -> "_Line":
+        code = _CODE.search(rest)
+        result, behind = (rest[: code.start()], rest[code.end() :]) if code else (rest, "")
+        calls, target, source = (own.search(behind) for own in (_CALLS, _TARGET, _SOURCE))
+        return cls(
+            name=name,
+            code=code[1] if code else "",
+            bytes=sum(_bytes(*shape) for shape in _SHAPE.findall(result)),
+            operands=tuple(_NAME.findall(behind.partition(")")[0])),
+            calls=calls[1] if calls else "",
+            target=target[1] if target else "",
+            source=source[1] if source else "",
+            root=root,
+        )
+
+
+def _kind(own: _Line, inside: set[str]) -> str:
+    codes = {own.code, *inside}
+    if codes & {"convolution", "dot"} or re.search("conv|gemm|dot", own.target):
+        return "products"
+    if codes & {"reduce", "reduce-window"}:
+        return "sums"
+    if codes & {"copy", "transpose"}:
+        return "layout"
+    return "elementwise"
+
+
+def _part(own: _Line, inside: Sequence[_Line]) -> str:
+    sources = [own.source, *(each.source for each in inside if each.root)]
+    source = next(filter(None, sources), "")
+    if "transpose(" in source:
+        return "backward"
+    return "forward" if "jvp(" in source else "update"
 
 
 def sums_over_devices(text: str) -> tuple[Sum, ...]:
