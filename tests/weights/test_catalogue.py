@@ -127,7 +127,9 @@ def check_figures(name, variant):
     size = network.input_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
-    traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    with pytest.MonkeyPatch.context() as patch:  # convolutions as they are written
+        patch.setattr("jtl.models.convolutions.for_cpu_alone", lambda x: False)
+        traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
     features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)
     assert network.parameters == count(variables["params"])
     assert network.multiply_adds == multiply_adds(traced.jaxpr)
