@@ -42,6 +42,7 @@ TORCH_STAGES = {
     "Mixed_7c": "mixed7",
 }
 PLACES = {**KERAS_STAGES, **TORCH_STAGES}
+BEFORE_RELU = {"stem/conv2b"}  # whose ReLU the pool behind takes along
 
 
 def cases(names: list[str]) -> list[Any]:
@@ -103,7 +104,10 @@ def distances(
     with jax.enable_x64(dtype == "float64"):
         run = apply_with_keras_rounding if as_keras_rounds else _apply
         logits, state = run(name, model, variables, images, asked)
-    ours = {place: _pooled(_captured(state, place)) for place in wanted}
+    ours = {}
+    for place in wanted:
+        captured = _captured(state, place)
+        ours[place] = _pooled(np.maximum(captured, 0) if place in BEFORE_RELU else captured)
     ours["logits"] = np.asarray(logits)
     assert all(array.dtype == dtype for array in ours.values())
     return {
