@@ -19,14 +19,8 @@ from benchmarks import record
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"
-HELPERS = {
-    "picture",
-    "planted",
-    "reading",
-    "record",
-    "savers",
-    "summary",
-}  # what is no benchmark itself
+# What is no benchmark itself:
+HELPERS = {"picture", "planted", "reading", "record", "savers", "summary"}
 PICTURE = FOLDER.parent / "docs" / "benchmarks.png"
 # Minutes that each takes on two cores; the order is that of importance.
 MINUTES = {

@@ -40,9 +40,11 @@ def convolve(
             return _in_squares(x, kernel, padding, **options)
     elif for_cpu_alone(x):
         fixed = (tuple(strides), tuple(padding))
-        if not pointwise and _is_slow(x, kernel, *fixed):
+        # In half precision each of several products would be rounded.
+        several = not (pointwise or _is_of_images(x) or x.dtype.itemsize < 4)
+        if several and _is_slow(x, kernel, *fixed):
             return _products(x, kernel, *fixed, options["precision"])
-        if pointwise or _is_slow_backward(x, kernel, *fixed):
+        if pointwise or (several and _is_slow_backward(x, kernel, *fixed)):
             return _by_products(x, kernel, *fixed, pointwise, **options)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
@@ -62,8 +64,6 @@ def _is_slow(
     It does where outputs are no more than features; and where the kernel is larger than the
     image, XLA takes it for the image, and up to 75 times as long (benchmarks/README.md).
     """
-    if _is_of_images(x) or x.dtype.itemsize < 4:  # half precision would round each product
-        return False
     return _places(x, kernel, strides, padding) <= kernel.shape[-1]
 
 
@@ -79,8 +79,6 @@ def _is_slow_backward(
     of memory, and where the convolution strides, with zeros between what it convolves. Of 3×3 ones
     at stride 1 products win up to twice as many outputs as features (benchmarks/README.md).
     """
-    if _is_of_images(x) or x.dtype.itemsize < 4:
-        return False
     return max(strides) > 1 or _places(x, kernel, strides, padding) <= 2 * kernel.shape[-1]
 
 
