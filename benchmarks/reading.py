@@ -26,7 +26,7 @@ class Sum:
 
     Attributes:
         bytes: of the tensors that it takes together.
-        meanwhile: bytes that other work writes between its beginning and its end.
+        meanwhile: bytes that other work reads and writes between its beginning and its end.
     """
 
     bytes: int
@@ -120,6 +120,7 @@ def _part(own: _Line, inside: Sequence[_Line]) -> str:
 
 def sums_over_devices(text: str) -> tuple[Sum, ...]:
     """The all-reduces of a program, in their order."""
+    work = operations(text)
     found: dict[str, Sum] = {}
     open_: set[str] = set()
     for line in text.splitlines():
@@ -129,8 +130,10 @@ def sums_over_devices(text: str) -> tuple[Sum, ...]:
             continue
         size = sum(_bytes(*shape) for shape in _SHAPE.findall(made[2][: operation.start()]))
         if operation[1] in ("fusion", "custom-call"):
+            moved = work[made[1]].bytes if made[1] in work else 0  # else it is part of a fusion
             for name in open_:
-                found[name] = Sum(bytes=found[name].bytes, meanwhile=found[name].meanwhile + size)
+                own = found[name]
+                found[name] = dataclasses.replace(own, meanwhile=own.meanwhile + moved)
         elif operation[1] == "all-reduce-done":
             open_.discard(operation[2])
         else:

@@ -161,6 +161,7 @@ def test_a_compiler_that_is_not_installed_is_named_in_one_line(tmp_path, monkeyp
 
 def test_sums_and_library_calls_are_read_off_a_compiled_program():
     text = """
+ENTRY %main (x: bf16[8,6,6,4]) -> f32[9] {
   %x = bf16[8,6,6,4]{3,2,1,0} parameter(0)
   %k = bf16[16,3,3,4]{3,2,1,0} parameter(1)
   %c = (bf16[8,6,6,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), window={size=3x3 pad=1_1x1_1}, \
@@ -178,7 +179,7 @@ dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter", met
   %g = f32[9]{0} fusion(%a), kind=kLoop, calls=%computation
 """.replace("\\\n", "")
     alone = Sum(bytes=7 * 4 + 4 * 2)
-    assert sums_over_devices(text) == (alone, Sum(bytes=4, meanwhile=(3 + 2) * 4))
+    assert sums_over_devices(text) == (alone, Sum(bytes=4, meanwhile=(5 * 6 + 3 + 2) * 4))
     convolution = 2 * (8 * 6 * 6 * 16) * (3 * 3 * 4)
     flops, moved = library_calls(text)
     assert flops == pytest.approx(2 * convolution + 2 * 5 * 6 * 7)
