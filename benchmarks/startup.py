@@ -129,7 +129,6 @@ def first_step(
     with run_process(assignments, workdir, cache, *(["--resume"] if resume else [])) as process:
         said = next(steps_of(process))
         said["seconds"] = time.perf_counter() - start
-        process.kill()
     return said
 
 

@@ -7,7 +7,6 @@ likewise.
 import argparse
 import collections
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -25,16 +24,21 @@ def main() -> None:
     parser.add_argument("--go-on", action="store_true", help="say every step, to the run's end")
     arguments = parser.parse_args()
     from jtl.training.garbage import rare_collections
+    from jtl.training.programs.kept import KeptPrograms
 
-    with rare_collections():  # as in `jtl train`
-        _run(arguments, began)
+    # As in `jtl train`.
+    with rare_collections(), KeptPrograms.of(arguments.recipe, *arguments.assignments) as programs:
+        _run(arguments, began, programs)
 
 
-def _run(arguments: argparse.Namespace, began: float) -> None:
+def _run(arguments: argparse.Namespace, began: float, programs: Any) -> None:
     import jax
 
     counts: collections.Counter[str] = collections.Counter()
     jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: counts.update([event])
+    )
     from jtl.experiment.options import read_config
     from jtl.experiment.train import train
     from jtl.training.events import Stepped
@@ -42,15 +46,18 @@ def _run(arguments: argparse.Namespace, began: float) -> None:
     def hear(event: Any) -> None:
         if not isinstance(event, Stepped):
             return
+        # Programs that JAX asked its compiler or its cache for.
+        made = counts["/jax/core/compile/backend_compile_duration"]
+        fetched = counts["/jax/compilation_cache/cache_hits"]
         said = {
             "step": event.step,
             "after_start_seconds": time.perf_counter() - began,
-            "compiled": counts["/jax/compilation_cache/cache_misses"],
-            "fetched": counts["/jax/compilation_cache/cache_hits"],
+            "compiled": made - fetched,
+            "fetched": fetched,
         }
         print(json.dumps(said), flush=True)
         if not arguments.go_on:
-            os._exit(0)
+            raise SystemExit  # what is still being written for the next start is waited for
 
     config = read_config(arguments.recipe, (*arguments.assignments, "train.log_every=1"))
     train(
@@ -59,6 +66,7 @@ def _run(arguments: argparse.Namespace, began: float) -> None:
         resume=arguments.resume,
         listeners=(hear,),
         splits=(),
+        programs=programs,
     )
     sys.stdout.flush()
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from jtl.experiment import Run
     from jtl.experiment.options import Config
+    from jtl.training.programs.kept import KeptPrograms
 
 
 def train(
@@ -54,20 +55,31 @@ def train(
         wait: how long to wait for the other processes, in seconds.
         report: write `report.html` at the end.
     """
-    from jtl.cli.together import joined
-    from jtl.config import to_yaml
-    from jtl.experiment.options import read_config
-
-    options = read_config(config, set_)
-    if print_config:
-        print(to_yaml(options), end="")
-        return
-    if show_batch is not None:
-        _draw(options, show_batch)
-        return
     several = distributed or (coordinator, processes, process) != (None, None, None)
-    with joined(coordinator, processes, process, wait) if several else nullcontext():
-        _search(options) if find_rate else _train(options, workdir, resume, allow, report)
+    trains = not (print_config or find_rate or show_batch)
+    with _programs(config, *set_) if trains and not several else nullcontext() as programs:
+        from jtl.cli.together import joined
+        from jtl.config import to_yaml
+        from jtl.experiment.options import read_config
+
+        options = read_config(config, set_)
+        if print_config:
+            print(to_yaml(options), end="")
+        elif show_batch is not None:
+            _draw(options, show_batch)
+        else:
+            with joined(coordinator, processes, process, wait) if several else nullcontext():
+                if find_rate:
+                    _search(options)
+                else:
+                    _train(options, workdir, resume, allow, report, programs)
+
+
+def _programs(*run: str) -> "KeptPrograms":
+    """The steps that this command compiled before, read while all else is imported."""
+    from jtl.training.programs.kept import KeptPrograms
+
+    return KeptPrograms.of(*run)
 
 
 def _draw(options: "Config", path: Path) -> None:
@@ -84,7 +96,12 @@ def _search(options: "Config") -> None:
 
 
 def _train(
-    options: "Config", workdir: str | None, resume: bool, allow: tuple[str, ...], report: bool
+    options: "Config",
+    workdir: str | None,
+    resume: bool,
+    allow: tuple[str, ...],
+    report: bool,
+    programs: "KeptPrograms | None",
 ) -> None:
     from jtl.cli.console import Live, announce, make_console
     from jtl.cli.result import show_result
@@ -106,6 +123,7 @@ def _train(
             allow=allow,
             announce=lambda setup: announce(console, setup),
             listeners=(live,),
+            programs=programs,
         )
     page = _report(console, run) if report and is_first() else None
     show_result(console, run.kept, run.summary, page)

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from jtl.weights.cache import cache_folder
 
@@ -26,6 +27,24 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # The default keeps only what took a second; a run has many programs that took less.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def compile_anew(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles a program that is to be kept elsewhere than in JAX's cache.
+
+    XLA cannot write a CPU's program a second time: one that was read comes out without its code.
+    """
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    _use_cache(None)
+    try:
+        return lowered.compile()
+    finally:
+        _use_cache(folder)
+
+
+def _use_cache(folder: str | None) -> None:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()  # which JAX has open since its first program
 
 
 def _remove_cut_off(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Training from a config: assemble, run the loop, evaluate, audit, write the summary."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from jtl.experiment.compilation import keep_compiled_programs
 from jtl.experiment.conclude import Conclusion, calibration_of, conclude, keep
 from jtl.experiment.feed import make_cached_feed
 from jtl.experiment.glimpses import first_examples, last_pictures
+from jtl.experiment.keeping import keeping
 from jtl.experiment.memory import memory_named
 from jtl.experiment.options import Config, ModelOptions
 from jtl.experiment.place import placed
@@ -31,6 +33,7 @@ from jtl.training.loop import Loop, Outcome
 from jtl.training.options import PhaseOptions, TrainOptions
 from jtl.training.owner import owned
 from jtl.training.preemption import Preemption, Stop
+from jtl.training.programs.kept import KeptPrograms
 from jtl.training.saved_steps import Progress
 from jtl.training.shared_checkpoints import Store, open_checkpoints
 from jtl.training.together import is_first, on_first
@@ -49,6 +52,7 @@ def train(
     announce: Callable[[Setup], None] | None = None,
     listeners: Sequence[Listener] = (),
     splits: Sequence[str] = ("val", "test"),
+    programs: KeptPrograms | None = None,
 ) -> Run:
     """Trains as the config says, in a folder of its own.
 
@@ -62,6 +66,9 @@ def train(
         announce: hears once what is about to be trained.
         listeners: hear of steps, evaluations and the end.
         splits: what is evaluated at the end; one that is not named is never looked at.
+        programs: where compiled steps are kept and found, so that the next process traces none of
+            them again; None keeps none. For a process that runs jtl as it is installed, as its
+            command does: what a program changes in jtl's functions as it runs is not seen.
 
     Raises:
         ConfigError: the config cannot be carried out here.
@@ -80,6 +87,8 @@ def train(
         keep_compiled_programs()
         with memory_named(config), Preemption(config.train.max_seconds) as stop:
             setup = set_up(config, folder, source, mirror)
+            if programs is not None:
+                setup = dataclasses.replace(setup, place=keeping(setup.place, programs))
             with owned(folder) if is_first() else nullcontext():
                 on_first(lambda: _begin(setup, resume=resume, allow=allow))
                 if announce is not None and is_first():

@@ -1,0 +1,109 @@
+"""Compiled steps on disk, found by what they are made of: the next start need not trace them."""
+
+import contextlib
+import hashlib
+import os
+import pickle
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.experimental.serialize_executable import deserialize_and_load, serialize
+
+import jtl.engine.state  # noqa: F401  what a program's arguments consist of; not beside other imports
+from jtl.errors import CheckpointError
+from jtl.training.files import write_bytes, write_text
+from jtl.weights.cache import cache_folder
+
+_MOST = 64  # programs that are kept; those that were used longest ago go first
+_DIGEST = hashlib.sha256().digest_size
+
+
+class KeptPrograms:
+    """Compiled programs by their keys; the one that a run asks for first is read before it does.
+
+    Like every compiled program these are code: the folder is to be as safe as the user's own
+    programs are. One that is damaged, or that this JAX cannot read, counts as missing.
+
+    Args:
+        folder: where they lie, made when the first is written.
+        run: what tells this run from others; which program it asks for first is noted under that.
+    """
+
+    def __init__(self, folder: Path, run: Sequence[str]) -> None:
+        name = hashlib.sha256("\0".join(run).encode()).hexdigest()
+        self._folder, self._note = folder, folder / f"{name}.first"
+        self._expected, self._found = "", None
+        with contextlib.suppress(OSError):
+            self._expected = self._note.read_text("ascii")
+        self._asked = False
+        # XLA builds a program anew in threads of its own, while Python makes the run ready.
+        self._threads = [threading.Thread(target=self._read_ahead)]
+        self._threads[0].start()
+
+    @classmethod
+    def of(cls, *run: str) -> "KeptPrograms":
+        """Those in jtl's cache folder."""
+        return cls(cache_folder() / "steps", run)
+
+    def __enter__(self) -> "KeptPrograms":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def find(self, key: str) -> Any:
+        """The `jax.stages.Compiled` of a key, or None."""
+        asked, self._asked = self._asked, True
+        if asked:
+            return self._read(key)
+        self._threads[0].join()
+        if key == self._expected:
+            return self._found
+        self._attempt(lambda: write_text(self._note, key))
+        return self._read(key)
+
+    def keep(self, key: str, program: Any) -> None:
+        """Writes a `jax.stages.Compiled`, while the caller goes on with it."""
+        self._threads.append(threading.Thread(target=self._write, args=(key, program)))
+        self._threads[-1].start()
+
+    def _read_ahead(self) -> None:
+        if self._expected:
+            self._found = self._read(self._expected)
+
+    def _read(self, key: str) -> Any:
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+                return None
+            os.utime(path)
+            return deserialize_and_load(*pickle.loads(data[_DIGEST:]))
+        except Exception:  # whatever it is, the program is made once more and written over it
+            return None
+
+    def _write(self, key: str, program: Any) -> None:
+        try:
+            data = pickle.dumps(serialize(program))
+        except (ValueError, NotImplementedError):  # of a backend, or with constants, without a form
+            return
+        self._attempt(lambda: write_bytes(self._path(key), hashlib.sha256(data).digest() + data))
+        self._drop_oldest()
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        # A full or a read-only folder costs the next start its time, and nothing else.
+        with contextlib.suppress(OSError, CheckpointError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write()
+
+    def _drop_oldest(self) -> None:
+        with contextlib.suppress(OSError):  # of another process that does the same
+            paths = sorted(self._folder.glob("*.program"), key=lambda path: path.stat().st_mtime)
+            for path in paths[:-_MOST]:
+                path.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.program"
