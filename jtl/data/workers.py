@@ -1,4 +1,4 @@
-"""Steps read by Grain, in threads or in processes that end with the one that they work for."""
+"""Steps read here, or by Grain in processes that end with the one that they work for."""
 
 import dataclasses
 import os
@@ -9,12 +9,9 @@ import time
 from collections.abc import Generator
 from typing import Any, Protocol
 
-import grain
-
 from jtl.data.sources.protocol import Arrays
 from jtl.errors import DataError
 
-_SPAN = 32  # steps
 _LOOK = 1.0  # seconds between two looks whether the process that is worked for lives
 
 
@@ -24,21 +21,6 @@ class Steps(Protocol):
     def __getitem__(self, step: int) -> Arrays:
         """One step's arrays."""
         ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Spans:
-    """Runs of steps, first and end of each: what Grain deals in where it reads nothing itself."""
-
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return -(-(self.stop - self.start) // _SPAN)
-
-    def __getitem__(self, place: int) -> tuple[int, int]:
-        first = self.start + int(place) * _SPAN
-        return first, min(first + _SPAN, self.stop)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,30 +51,23 @@ def read_steps(steps: Steps, start: int, stop: int, workers: int) -> Generator[A
     Raises:
         DataError: as the steps do; or a process ended that should not have.
     """
-    if start >= stop:
-        return
-    if workers:
+    if workers and start < stop:
         yield from _from_processes(_Range(steps=steps, start=start, stop=stop), workers)
         return
-    # What Grain spends on an element takes ten times as long once a batch of images has passed
-    # through the processor's caches, 3 % of reading raw pixels: so it deals in spans of steps.
-    for first, end in _alone(_Spans(start=start, stop=stop)):
-        for step in range(first, end):
-            yield steps[step]
-
-
-def _alone(source: Any) -> grain.IterDataset:
-    # Whoever asks reads ahead where that helps; a thread of Grain's own would only hand batches on.
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return grain.MapDataset.source(source).to_iter_dataset(options)
+    for step in range(start, stop):
+        yield steps[step]
 
 
 def _from_processes(steps: _Range, workers: int) -> Generator[Arrays, None, None]:
+    import grain  # half a second, where one process reads by itself
+
     _parse_no_flags()
+    here = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     # Batches come through pipes: shared memory outlives a process that is killed, and runs out in
     # containers.
     piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-    dataset = grain.experimental.WithOptionsIterDataset(_alone(steps), piped)
+    dataset: Any = grain.MapDataset.source(steps).to_iter_dataset(here)
+    dataset = grain.experimental.WithOptionsIterDataset(dataset, piped)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
     dataset = dataset.mp_prefetch(options, worker_init_fn=_Watch(parent=os.getpid()))
     iterator = iter(dataset)

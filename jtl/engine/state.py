@@ -89,7 +89,7 @@ class TrainState:
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=stats,
-            opt_state=tx.init(params),
+            opt_state=_initialised(tx, params),
             rng=base_key(rng),
             # Copies, because a step that is given the state to consume cannot consume a leaf twice.
             ema=jax.tree.map(
@@ -149,6 +149,15 @@ class TrainState:
             "params": merge(self.ema["params"], self.params),
             "batch_stats": self.ema["batch_stats"],
         }
+
+
+def _initialised(tx: optax.GradientTransformation, params: Any) -> Any:
+    """`tx.init(params)`: of parameters on one device one program, not a few for each leaf."""
+    leaves = jax.tree.leaves(params)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    if traced or len({d for leaf in leaves for d in getattr(leaf, "devices", set)()}) > 1:
+        return tx.init(params)  # where the state lies is left to the optimizer
+    return jax.jit(tx.init)(params)
 
 
 def _trainable(params: Any, tx: optax.GradientTransformation) -> Any:

@@ -104,6 +104,7 @@ class Checkpoints(SavedSteps):
             raise CheckpointError(
                 f"{self._folder} cannot be written ({error.strerror}); choose another --workdir."
             ) from error
+        self._files.open()
         self._saving = self._thread.submit(self._write, state, progress, dict(shared or {}))
 
     def wait(self) -> None:

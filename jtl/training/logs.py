@@ -63,8 +63,9 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        # Which tensorboardX would import for the types of its annotations, and takes seconds.
-        with _left_out("torch"):
+        # Which tensorboardX would import, for annotations and for storage that it never writes to
+        # here, and which take seconds.
+        with _left_out("torch", "boto3", "google.cloud.storage"):
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event as Written
 
@@ -104,15 +105,15 @@ class TensorBoard:
 
 
 @contextlib.contextmanager
-def _left_out(name: str) -> Iterator[None]:
-    """A context in which a package that nobody has imported is not found."""
+def _left_out(*names: str) -> Iterator[None]:
+    """A context in which packages that nobody has imported are not found."""
     modules: dict[str, Any] = sys.modules
-    wanted = name in modules
-    modules.setdefault(name, None)
+    unknown = [name for name in names if name not in modules]
+    modules.update(dict.fromkeys(unknown))
     try:
         yield
     finally:
-        if not wanted:
+        for name in unknown:
             del modules[name]
 
 

@@ -1,26 +1,38 @@
 """What Orbax writes and reads of a run's checkpoints: trees of arrays, and records beside them."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 _TREE = "state"
 _FILE = 32 << 20  # bytes, about; a file that is whole is hashed while the next is written
 
 
 class OrbaxFiles:
-    """Writes and reads folders that hold one tree of arrays and records in JSON."""
+    """Writes and reads folders that hold one tree of arrays and records in JSON.
 
-    def __init__(self) -> None:
-        self._orbax = _checkpointer()
+    Orbax is imported when it is first needed, as it takes a fifth of a second.
+    """
+
+    @cached_property
+    def _orbax(self) -> "ocp.Checkpointer":
+        return _checkpointer()
+
+    def open(self) -> None:
+        """Makes ready to write, for a thread that is to import nothing beside others."""
+        self._orbax  # noqa: B018  made when it is asked for
 
     def close(self) -> None:
-        """Ends the threads that write and read."""
-        self._orbax.close()
+        """Ends the threads that write and read, if there are any."""
+        if "_orbax" in self.__dict__:
+            self._orbax.close()
 
     def write(self, folder: Path, tree: Any, **records: Mapping[str, Any]) -> None:
         """Writes a folder that does not exist yet.
@@ -30,6 +42,8 @@ class OrbaxFiles:
             tree: of numpy arrays.
             records: of what JSON can hold, by name.
         """
+        import orbax.checkpoint as ocp
+
         named = {name: ocp.args.JsonSave(dict(record)) for name, record in records.items()}
         items = ocp.args.Composite(
             **{_TREE: ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=_FILE)}, **named
@@ -38,6 +52,8 @@ class OrbaxFiles:
 
     def record(self, folder: Path, name: str) -> dict[str, Any]:
         """The record of this name in a folder."""
+        import orbax.checkpoint as ocp
+
         items = ocp.args.Composite(**{name: ocp.args.JsonRestore()})
         found: dict[str, Any] = self._orbax.restore(folder, args=items)[name]
         return found
@@ -50,6 +66,8 @@ class OrbaxFiles:
             template: of arrays or of their shapes, dtypes and devices.
             partial: whether the folder may hold more.
         """
+        import orbax.checkpoint as ocp
+
         template = _on_host(template)
         arguments = ocp.checkpoint_utils.construct_restore_args(template, set_global_shape=False)
         options = {"partial_restore": True} if partial else {}
@@ -58,7 +76,9 @@ class OrbaxFiles:
         return self._orbax.restore(folder, args=items)[_TREE]
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _checkpointer() -> "ocp.Checkpointer":
+    import orbax.checkpoint as ocp
+
     alone = ocp.options.MultiprocessingOptions()
     if jax.process_count() > 1:
         # This process writes alone; Orbax would wait for all of them.

@@ -2,13 +2,16 @@
 
 import dataclasses
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from jtl.engine.metrics import CALIBRATION_BINS, GUESSES, brier_scale, figures_of, ratio
 from jtl.training.measure.predictions import RAW, Calibration, Predictions, log_softmax
 from jtl.training.measure.ranking import RANKINGS, Ranking
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 # What is told first, in this order; what does not apply to a run is passed over.
 HEADLINES = ("accuracy", "top5", "f1", "roc_auc", "average_precision", "loss", "ece")
@@ -167,14 +170,18 @@ class Tally:
         }
 
     @cached_property
-    def _by_class(self) -> dict[str, sparse.csr_array]:
+    def _by_class(self) -> "dict[str, sparse.csr_array]":
+        from scipy import sparse  # which takes a tenth of a second, at the end of a run
+
         pairs = {"hits": self._chosen & self._truth, "predicted": self._chosen,
                  "actual": self._truth}  # fmt: skip
         return {name: sparse.csr_array(own.T.astype(np.float64)) for name, own in pairs.items()}
 
     @cached_property
-    def _by_bin(self) -> dict[str, sparse.csr_array]:
+    def _by_bin(self) -> "dict[str, sparse.csr_array]":
         """What each example adds to each bin, `[bins, examples]`."""
+        from scipy import sparse
+
         if self.predictions.several:
             scores, hits = self.probabilities, self._truth
         else:
@@ -185,7 +192,7 @@ class Tally:
         where = (slots.astype(int).reshape(-1), place.reshape(-1))
         shape = (CALIBRATION_BINS, len(scores))
 
-        def matrix(values: np.ndarray) -> sparse.csr_array:
+        def matrix(values: np.ndarray) -> "sparse.csr_array":
             return sparse.csr_array((values.reshape(-1).astype(np.float64), where), shape=shape)
 
         return {

@@ -4,13 +4,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jtl.errors import WeightsError
 from jtl.weights.readers.archive import open_archive
-from jtl.weights.readers.hdf5 import Hdf5Content, read_hdf5
 from jtl.weights.readers.keras_names import (
     check_layers,
     infer_variables,
@@ -21,6 +20,9 @@ from jtl.weights.readers.keras_names import (
 )
 from jtl.weights.readers.mapped import map_file
 from jtl.weights.readers.weight_file import WeightFile
+
+if TYPE_CHECKING:
+    from jtl.weights.readers.hdf5 import Hdf5Content
 
 WEIGHTS_MEMBER = "model.weights.h5"
 _NUMBERED = re.compile(r"(?:(?P<owner>.*)/)?vars/(?P<index>\d{1,4})")
@@ -33,7 +35,7 @@ def read_keras_h5(path: Path) -> WeightFile:
     Raises:
         WeightsError: the file is damaged, reaches outside itself or holds a Lambda layer.
     """
-    content = read_hdf5(str(path), map_file(path))
+    content = _read_hdf5(str(path), map_file(path))
     root = content.attributes.get("", {})
     config = _parse_config(str(path), root.get("model_config"))
     tensors, notes = _named(str(path), content, config)
@@ -44,6 +46,12 @@ def read_keras_h5(path: Path) -> WeightFile:
         metadata=_describe({**root, **content.attributes.get("model_weights", {})}, config),
         notes=notes,
     )
+
+
+def _read_hdf5(where: str, data: np.ndarray) -> "Hdf5Content":
+    from jtl.weights.readers.hdf5 import read_hdf5  # h5py is imported where it is needed
+
+    return read_hdf5(where, data)
 
 
 def read_keras_zip(path: Path) -> WeightFile:
@@ -65,7 +73,7 @@ def read_keras_zip(path: Path) -> WeightFile:
     }
     config = _parse_config(str(path), texts.get("config.json"))
     version = _parse_config(str(path), texts.get("metadata.json"))
-    content = read_hdf5(f"{path}: {WEIGHTS_MEMBER}", archive.read(WEIGHTS_MEMBER))
+    content = _read_hdf5(f"{path}: {WEIGHTS_MEMBER}", archive.read(WEIGHTS_MEMBER))
     tensors, notes = _named(str(path), content, config)
     return WeightFile(
         path=str(path),
@@ -77,7 +85,7 @@ def read_keras_zip(path: Path) -> WeightFile:
 
 
 def _named(
-    where: str, content: Hdf5Content, config: Any
+    where: str, content: "Hdf5Content", config: Any
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     root = "model_weights/" if "model_weights" in content.attributes else ""
     if _text_list(content.attributes.get(root.rstrip("/"), {}), "layer_names"):
@@ -94,7 +102,7 @@ def _named(
 
 
 def _legacy_paths(
-    where: str, content: Hdf5Content, root: str
+    where: str, content: "Hdf5Content", root: str
 ) -> tuple[dict[tuple[str, ...], np.ndarray], tuple[str, ...]]:
     """The layout of Keras 1 and 2: each layer's group lists the names of its weights."""
     found: dict[tuple[str, ...], np.ndarray] = {}
@@ -118,7 +126,7 @@ def _legacy_paths(
 
 
 def _numbered_paths(
-    content: Hdf5Content, config: Any
+    content: "Hdf5Content", config: Any
 ) -> tuple[dict[tuple[str, ...], np.ndarray], tuple[str, ...]]:
     """The layout of Keras 3: `layers/<class>_<rank>/vars/<number>`, often with the layer's name."""
     options = layers_by_path(config)
@@ -143,7 +151,7 @@ def _numbered_paths(
     return found, tuple(notes)
 
 
-def _owners(content: Hdf5Content) -> tuple[dict[str, dict[int, np.ndarray]], list[str]]:
+def _owners(content: "Hdf5Content") -> tuple[dict[str, dict[int, np.ndarray]], list[str]]:
     """The numbered variables of each layer's place, and the places that are no layers."""
     owners: dict[str, dict[int, np.ndarray]] = {}
     aside: set[str] = set()
@@ -164,7 +172,7 @@ def _rank_key(owner: str) -> list[tuple[str, int]]:
 
 
 def _owner_names(
-    content: Hdf5Content, options: Mapping[str, Mapping[str, Any]], owner: str
+    content: "Hdf5Content", options: Mapping[str, Mapping[str, Any]], owner: str
 ) -> tuple[str, ...] | None:
     """The names of the models and the layer that own a variable; None if the file has none."""
     names = []
