@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import record
 from benchmarks.contest.cell import FREEZE, Cell
 from benchmarks.reading import Operation, operations
-from jtl.cli.memory import keep_memory
+from jtl.cli.memory import keep_memory, run_where_called
 
 SMALL = 4_000_000  # bytes
 STEPS = 3  # in the profile
@@ -46,6 +46,7 @@ def main() -> None:
     """Profiles, prints the table and writes the JSON."""
     arguments = _arguments()
     keep_memory()
+    run_where_called()
     import jax
 
     from benchmarks.contest.jtl_side import JtlSide

@@ -23,10 +23,13 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--go-on", action="store_true", help="say every step, to the run's end")
     arguments = parser.parse_args()
+    from jtl.cli.memory import keep_memory, run_where_called
+
+    keep_memory()  # this and what follows as in `jtl train`
+    run_where_called()
     from jtl.training.garbage import rare_collections
     from jtl.training.programs.kept import KeptPrograms
 
-    # As in `jtl train`.
     with rare_collections(), KeptPrograms.of(arguments.recipe, *arguments.assignments) as programs:
         _run(arguments, began, programs)
 

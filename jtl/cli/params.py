@@ -24,6 +24,7 @@ def params(
     from pathlib import Path
 
     from jtl.cli.console import make_console
+    from jtl.cli.memory import run_where_called
     from jtl.cli.stages import phase_heading, phase_table
     from jtl.experiment.compilation import keep_compiled_programs
     from jtl.experiment.cost import phase_cost
@@ -31,6 +32,7 @@ def params(
     from jtl.experiment.setup import set_up
 
     console = make_console()
+    run_where_called()
     keep_compiled_programs()
     options = read_config(config, set_)
     setup = set_up(options, Path("runs") / options.name)

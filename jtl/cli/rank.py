@@ -40,6 +40,7 @@ def rank(
     import dataclasses
 
     from jtl.cli.console import make_console
+    from jtl.cli.memory import run_where_called
     from jtl.config import Document, build, override, to_yaml
     from jtl.experiment.compilation import keep_compiled_programs
     from jtl.experiment.options import Config
@@ -49,6 +50,7 @@ def rank(
     from jtl.training.files import write_json, write_text
 
     console = make_console()
+    run_where_called()
     keep_compiled_programs()
     options = build(Config, override(Document(values={"data": {"source": data}}), set_)).data
     console.print(f"rank     {data}, at most {images:,} images")

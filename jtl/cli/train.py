@@ -55,6 +55,9 @@ def train(
         wait: how long to wait for the other processes, in seconds.
         report: write `report.html` at the end.
     """
+    from jtl.cli.memory import run_where_called
+
+    run_where_called()
     several = distributed or (coordinator, processes, process) != (None, None, None)
     trains = not (print_config or find_rate or show_batch)
     with _programs(config, *set_) if trains and not several else nullcontext() as programs:

@@ -31,7 +31,7 @@ print(min(pages() for _ in range(20)))
 glibc = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="glibc alone has these settings"
 )
-KEEP = "from jtl.cli.memory import keep_memory; keep_memory()"
+KEEP = "from jtl.cli.memory import keep_memory, run_where_called; keep_memory(); run_where_called()"
 
 
 def pages_taken(prepare, **environment):
