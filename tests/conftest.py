@@ -19,12 +19,14 @@ if version("jaxlib").startswith("0.10."):
 os.environ["XLA_FLAGS"] = " ".join(_flags).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # One for the whole session, so that no two processes compile the same program.
-    _compiled = tempfile.mkdtemp(prefix="jtl-tests-")
-    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+if not {"JTL_CACHE", "JAX_COMPILATION_CACHE_DIR"} <= os.environ.keys():
+    # For the whole session, so that no two processes trace or compile the same, and the user's own
+    # caches stay as they are.
+    _caches = tempfile.mkdtemp(prefix="jtl-tests-")
+    atexit.register(shutil.rmtree, _caches, ignore_errors=True)
+    os.environ.setdefault("JTL_CACHE", f"{_caches}/jtl")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_caches}/compiled")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -17,6 +17,7 @@ ORDER = [
         "tree",
         "rng",
         "platforms",
+        "identity",
         "config",
         "assets",
         "data",

@@ -28,7 +28,7 @@ def main() -> None:
     keep_memory()  # this and what follows as in `jtl train`
     run_where_called()
     from jtl.training.garbage import rare_collections
-    from jtl.training.programs.kept import KeptPrograms
+    from jtl.training.kept_programs import KeptPrograms
 
     with rare_collections(), KeptPrograms.of(arguments.recipe, *arguments.assignments) as programs:
         _run(arguments, began, programs)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from jtl.experiment import Run
     from jtl.experiment.options import Config
-    from jtl.training.programs.kept import KeptPrograms
+    from jtl.training.kept_programs import KeptPrograms
 
 
 def train(
@@ -80,7 +80,7 @@ def train(
 
 def _programs(*run: str) -> "KeptPrograms":
     """The steps that this command compiled before, read while all else is imported."""
-    from jtl.training.programs.kept import KeptPrograms
+    from jtl.training.kept_programs import KeptPrograms
 
     return KeptPrograms.of(*run)
 

@@ -12,9 +12,9 @@ import jax
 
 from jtl.engine.parallel import Placement
 from jtl.experiment.compilation import compile_anew
+from jtl.identity import UnknownError, identity
 from jtl.platforms import compiler_options
-from jtl.training.programs.identity import UnknownError, identity
-from jtl.training.programs.kept import KeptPrograms
+from jtl.training.kept_programs import KeptPrograms
 
 # Beside JAX's options, what its compilers are told by the environment.
 _VARIABLES = ("XLA_", "LIBTPU_", "TF_", "NVIDIA_")
@@ -98,11 +98,12 @@ class _Step:
             key = identity(self._step, self._place, _surroundings(self._place), _signature(args))
         except UnknownError:
             return self._compiled
-        program = self._programs.find(key)
-        if program is None:
-            program = compile_anew(self._compiled.lower(*args))
-            self._programs.keep(key, program)
-        return program
+        found = self._programs.find(key)
+        if found is not None:
+            return found
+        made = compile_anew(self._compiled.lower(*args))
+        self._programs.keep(key, made)
+        return made
 
 
 def _signature(args: tuple[Any, ...]) -> Any:

@@ -28,12 +28,12 @@ from jtl.experiment.workdir import check_data, check_workdir, data_record, make_
 from jtl.training.audit import audit_frozen
 from jtl.training.events import Ended, Event, Listener, Pictured, Recovered, Waiting
 from jtl.training.files import write_json, write_text
+from jtl.training.kept_programs import KeptPrograms
 from jtl.training.logs import Records
 from jtl.training.loop import Loop, Outcome
 from jtl.training.options import PhaseOptions, TrainOptions
 from jtl.training.owner import owned
 from jtl.training.preemption import Preemption, Stop
-from jtl.training.programs.kept import KeptPrograms
 from jtl.training.saved_steps import Progress
 from jtl.training.shared_checkpoints import Store, open_checkpoints
 from jtl.training.together import is_first, on_first

@@ -13,7 +13,8 @@ from jtl.models.staged import StagedNet
 from jtl.tree import matches
 from jtl.weights.head import class_leaves
 from jtl.weights.layouts.identify import LAYOUTS, Match, identify
-from jtl.weights.layouts.layout import Layout, variable_shapes
+from jtl.weights.layouts.layout import Layout
+from jtl.weights.layouts.shapes import variable_shapes
 from jtl.weights.layouts.transform import Entry
 from jtl.weights.ledger import transformed_shape
 from jtl.weights.metadata import field_differences

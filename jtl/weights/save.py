@@ -15,7 +15,8 @@ from jtl.errors import ConfigError, WeightsError
 from jtl.models.staged import StagedNet
 from jtl.tree import flatten, nearest
 from jtl.weights.layouts.identify import LAYOUTS
-from jtl.weights.layouts.layout import source_shape, variable_shapes
+from jtl.weights.layouts.layout import source_shape
+from jtl.weights.layouts.shapes import variable_shapes
 from jtl.weights.layouts.transform import SAME, Entry
 from jtl.weights.ledger import is_real_float
 from jtl.weights.metadata import CLASSES_KEY, FIELDS_KEY, PREPROCESS_KEY, model_fields

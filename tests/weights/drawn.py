@@ -7,7 +7,7 @@ import numpy as np
 from jtl.models.registry import create_model
 from jtl.tree import unflatten
 from jtl.weights.layouts.identify import LAYOUTS
-from jtl.weights.layouts.layout import variable_shapes
+from jtl.weights.layouts.shapes import variable_shapes
 
 
 def drawn_variables(model, seed=0, dtype=np.float32):

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from jtl.errors import ConfigError, WeightsError
 from jtl.models.registry import create_model
 from jtl.tree import differences, flatten, map_with_path
-from jtl.weights.layouts.layout import variable_shapes
+from jtl.weights.layouts.shapes import variable_shapes
 from jtl.weights.load import load_model
 from jtl.weights.preprocess import Preprocess
 from jtl.weights.save import save_weights

@@ -13,7 +13,8 @@ from jtl.models.staged import StagedNet
 from jtl.tree import matches
 from jtl.weights.layouts.jtl import JTL
 from jtl.weights.layouts.keras import KERAS
-from jtl.weights.layouts.layout import Layout, Shape, source_shape, variable_shapes
+from jtl.weights.layouts.layout import Layout, Shape, source_shape
+from jtl.weights.layouts.shapes import variable_shapes
 from jtl.weights.layouts.timm import TIMM
 from jtl.weights.layouts.torchvision import TORCHVISION
 

@@ -4,14 +4,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jtl.errors import WeightsError
 from jtl.models.registry import ModelSpec
 from jtl.models.staged import StagedNet
-from jtl.tree import flatten
+from jtl.weights.layouts.shapes import variable_shapes
 from jtl.weights.layouts.transform import Entry, Transform
 
 Shape = tuple[int, ...]
@@ -111,16 +109,6 @@ class Layout:
             for name, value in fields.items()
             if getattr(model, name) != value
         )
-
-
-def variable_shapes(model: StagedNet) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every leaf by slash path, without computing any.
-
-    The paths begin with the collection: `params/…`, `batch_stats/…`.
-    """
-    size = model.example_size
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return flatten(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
 def leaves(shapes: Mapping[str, Shape]) -> tuple[Leaf, ...]:

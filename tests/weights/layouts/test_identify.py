@@ -4,7 +4,8 @@ import pytest
 
 from jtl.models.registry import create_model
 from jtl.weights.layouts.identify import LAYOUTS, identify
-from jtl.weights.layouts.layout import source_shape, variable_shapes
+from jtl.weights.layouts.layout import source_shape
+from jtl.weights.layouts.shapes import variable_shapes
 from tests import golden
 
 QUICK = ("torchvision-resnet18", "torchvision-vgg11_bn", "keras-VGG16", "keras-ResNet50V2")

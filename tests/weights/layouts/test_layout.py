@@ -4,7 +4,8 @@ import pytest
 from jtl.errors import WeightsError
 from jtl.models.registry import MODELS, create_model
 from jtl.weights.layouts.identify import LAYOUTS
-from jtl.weights.layouts.layout import source_shape, variable_shapes
+from jtl.weights.layouts.layout import source_shape
+from jtl.weights.layouts.shapes import variable_shapes
 from jtl.weights.layouts.transform import SAME, Entry, flatten_chw_to_hwc
 
 # One network of each family and variant; their deeper kin differ in numbers alone.

@@ -1,7 +1,8 @@
 import numpy as np
 
 from jtl.models.registry import create_model
-from jtl.weights.layouts.layout import source_shape, variable_shapes
+from jtl.weights.layouts.layout import source_shape
+from jtl.weights.layouts.shapes import variable_shapes
 from jtl.weights.layouts.timm import TIMM
 from jtl.weights.layouts.torchvision import TORCHVISION
 

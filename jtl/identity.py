@@ -54,7 +54,7 @@ def _code() -> tuple[str, ...]:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             found.append(f"{package} –")
-    own, root = hashlib.sha256(), Path(__file__).parents[2]
+    own, root = hashlib.sha256(), Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
         text = path.read_bytes()
         own.update(f"{path.relative_to(root)} {len(text)}\n".encode() + text)

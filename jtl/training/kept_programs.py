@@ -9,15 +9,41 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
-import jtl.engine.state  # noqa: F401  what a program's arguments consist of; not beside other imports
 from jtl.errors import CheckpointError
 from jtl.training.files import write_bytes, write_text
 from jtl.weights.cache import cache_folder
 
 _MOST = 64  # programs that are kept; those that were used longest ago go first
 _DIGEST = hashlib.sha256().digest_size
+
+
+class KeptProgram:
+    """A compiled program that was read, called as the one that was written.
+
+    Args:
+        flat: takes and gives the leaves alone.
+        results: the pickled structure of the results.
+    """
+
+    def __init__(self, flat: Callable[..., Any], results: bytes) -> None:
+        self._flat, self._results = flat, pickle.loads(results)
+        self._arguments: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        """What the program gives for arguments of the structure that it was first called with.
+
+        Raises:
+            TypeError: these have another structure, other shapes or dtypes; nothing has run.
+        """
+        leaves, structure = jax.tree.flatten(args)
+        if self._arguments is None:
+            self._arguments = structure
+        elif structure != self._arguments:
+            raise TypeError("arguments of another structure")
+        return jax.tree.unflatten(self._results, self._flat(*leaves))
 
 
 class KeptPrograms:
@@ -34,7 +60,8 @@ class KeptPrograms:
     def __init__(self, folder: Path, run: Sequence[str]) -> None:
         name = hashlib.sha256("\0".join(run).encode()).hexdigest()
         self._folder, self._note = folder, folder / f"{name}.first"
-        self._expected, self._found = "", None
+        self._expected = ""
+        self._found: tuple[Callable[..., Any], bytes] | None = None
         with contextlib.suppress(OSError):
             self._expected = self._note.read_text("ascii")
         self._asked = False
@@ -54,19 +81,18 @@ class KeptPrograms:
         for thread in self._threads:
             thread.join()
 
-    def find(self, key: str) -> Any:
-        """The `jax.stages.Compiled` of a key, or None."""
+    def find(self, key: str) -> KeptProgram | None:
+        """The program of a key, or None."""
         asked, self._asked = self._asked, True
-        if asked:
-            return self._read(key)
-        self._threads[0].join()
-        if key == self._expected:
-            return self._found
-        self._attempt(lambda: write_text(self._note, key))
-        return self._read(key)
+        if not asked:
+            self._threads[0].join()
+            if key != self._expected:
+                self._attempt(lambda: write_text(self._note, key))
+        found = self._found if not asked and key == self._expected else self._read(key)
+        return None if found is None else KeptProgram(*found)
 
-    def keep(self, key: str, program: Any) -> None:
-        """Writes a `jax.stages.Compiled`, while the caller goes on with it."""
+    def keep(self, key: str, program: jax.stages.Compiled) -> None:
+        """Writes a program, while the caller goes on with it."""
         self._threads.append(threading.Thread(target=self._write, args=(key, program)))
         self._threads[-1].start()
 
@@ -74,22 +100,31 @@ class KeptPrograms:
         if self._expected:
             self._found = self._read(self._expected)
 
-    def _read(self, key: str) -> Any:
+    def _read(self, key: str) -> tuple[Callable[..., Any], bytes] | None:
+        """A program with the leaves of its arguments and results in a row.
+
+        So that none of their classes need be imported, in a thread beside other imports.
+        """
         path = self._path(key)
         try:
             data = path.read_bytes()
             if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
                 return None
             os.utime(path)
-            return deserialize_and_load(*pickle.loads(data[_DIGEST:]))
+            program, taken, given, results = pickle.loads(data[_DIGEST:])
+            arguments = jax.tree.structure(((0,) * taken, {}))
+            row = jax.tree.structure((0,) * given)
+            return deserialize_and_load(program, arguments, row), results
         except Exception:  # whatever it is, the program is made once more and written over it
             return None
 
-    def _write(self, key: str, program: Any) -> None:
+    def _write(self, key: str, program: jax.stages.Compiled) -> None:
         try:
-            data = pickle.dumps(serialize(program))
+            code, arguments, results = serialize(program)
         except (ValueError, NotImplementedError):  # of a backend, or with constants, without a form
             return
+        counts = (arguments.num_leaves, results.num_leaves)
+        data = pickle.dumps((code, *counts, pickle.dumps(results)))
         self._attempt(lambda: write_bytes(self._path(key), hashlib.sha256(data).digest() + data))
         self._drop_oldest()
 
