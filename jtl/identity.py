@@ -1,14 +1,17 @@
 """What a function computes, as a digest: its code and all that it holds, down to the arrays."""
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import hashlib
+import os
 import sys
 import types
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Packages whose code is told by their version; of jtl itself all files are read.
-_VERSIONED = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "ml_dtypes")
-_KNOWN = frozenset({"jtl", "builtins", "functools", "collections", "types", *_VERSIONED})
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
+# Packages that a step may consist of, beside jtl.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "ml_dtypes")
+_KNOWN = frozenset({"jtl", "builtins", "functools", "collections", "types", *_PACKAGES})
+# Those of them whose objects are no more than their attributes say; JAX's are partly of C++.
+_OPEN = frozenset({"jtl", "flax", "optax", "chex"})
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(Ellipsis))
 
 
 class UnknownError(Exception):
@@ -30,8 +35,9 @@ def identity(*values: Any) -> str:
     """A digest of functions and values, the same in every process that has the same ones.
 
     A function is its code, its defaults and what it closes over; an object is its class and its
-    attributes. Classes and code are told by the versions of the packages that they come from,
-    and those of jtl by its files; what a program changed in them as it ran is not seen.
+    attributes. Classes and code are told by the packages that they come from: jtl by its files,
+    others by version and by what was edited since they were installed. What a program changed in
+    them as it ran is not seen.
 
     Args:
         *values: functions, arrays, containers, dataclasses, in any depth.
@@ -46,19 +52,32 @@ def identity(*values: Any) -> str:
 
 
 @lru_cache
-def _code() -> tuple[str, ...]:
+def _code() -> tuple[Any, ...]:
     """What all code that an identity may name is made of."""
-    found = [sys.version]
-    for package in _VERSIONED:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"{package} –")
     own, root = hashlib.sha256(), Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
         text = path.read_bytes()
         own.update(f"{path.relative_to(root)} {len(text)}\n".encode() + text)
-    return (*found, own.hexdigest())
+    return sys.version, own.hexdigest(), [_package(name) for name in _PACKAGES]
+
+
+def _package(name: str) -> tuple[Any, ...]:
+    """Its version, with path, size and time of every file that is younger than its installation."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        return (name,)
+    root, number = Path(spec.origin).parent, ""
+    with contextlib.suppress(PackageNotFoundError):
+        number = version(name)
+    record = root.parent / f"{name}-{number}.dist-info" / "RECORD"  # what installers write last
+    since = record.stat().st_mtime_ns if record.exists() else 0
+    edited = []
+    for folder, _, names in os.walk(root):
+        for path in (f"{folder}/{own}" for own in names if own.endswith((".py", ".so"))):
+            about = os.stat(path)  # noqa: PTH116  a path object for each would take as long again
+            if about.st_mtime_ns > since:
+                edited.append((os.path.relpath(path, root), about.st_size, about.st_mtime_ns))
+    return name, number, sorted(edited)
 
 
 class _Digests:
@@ -109,12 +128,16 @@ class _Digests:
             case jax.sharding.Mesh():
                 kinds = str(value.axis_types)
                 return "mesh", (value.devices.shape, [*value.devices.flat], value.axis_names, kinds)
+            case jax.sharding.NamedSharding():
+                return "sharding", (value.mesh, tuple(value.spec), value.memory_kind)
             case set() | frozenset():
                 return "set", sorted(map(self.of, value))
             case dict() | types.MappingProxyType():
-                return "mapping", [part for item in value.items() for part in item]
+                return type(value).__name__, [part for item in value.items() for part in item]
             case list():
-                return "list", value
+                return type(value).__name__, value
+            case tuple() if type(value) is tuple:
+                return "tuple", value
             case _:
                 return _parts_of_object(value)
 
@@ -142,12 +165,12 @@ def _parts_of_object(value: Any) -> tuple[str, Iterable[Any]]:
     name = f"{_known(kind.__module__, value)}.{kind.__qualname__}"
     if isinstance(value, enum.Enum):
         return name, (value.name,)
+    items = list(value) if isinstance(value, tuple) else []
     if dataclasses.is_dataclass(value):
         fields = [field.name for field in dataclasses.fields(value)]
-        return name, [(own, getattr(value, own, None)) for own in fields]
-    if not isinstance(value, tuple) and not hasattr(value, "__dict__"):
+        return name, [items, [(own, getattr(value, own, None)) for own in fields]]
+    if kind.__module__.partition(".")[0] not in _OPEN or not (items or hasattr(value, "__dict__")):
         raise UnknownError(f"a {name}")
-    items = list(value) if isinstance(value, tuple) else []
     return name, [items, sorted(getattr(value, "__dict__", {}).items())]
 
 

@@ -102,7 +102,7 @@ class _Step:
         if found is not None:
             return found
         made = compile_anew(self._compiled.lower(*args))
-        self._programs.keep(key, made)
+        self._programs.keep(key, made, self._place.devices)
         return made
 
 

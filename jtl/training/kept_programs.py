@@ -91,9 +91,10 @@ class KeptPrograms:
         found = self._found if not asked and key == self._expected else self._read(key)
         return None if found is None else KeptProgram(*found)
 
-    def keep(self, key: str, program: jax.stages.Compiled) -> None:
-        """Writes a program, while the caller goes on with it."""
-        self._threads.append(threading.Thread(target=self._write, args=(key, program)))
+    def keep(self, key: str, program: jax.stages.Compiled, devices: Sequence[jax.Device]) -> None:
+        """Writes a program of these devices, while the caller goes on with it."""
+        ids = [device.id for device in devices]
+        self._threads.append(threading.Thread(target=self._write, args=(key, program, ids)))
         self._threads[-1].start()
 
     def _read_ahead(self) -> None:
@@ -111,20 +112,25 @@ class KeptPrograms:
             if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
                 return None
             os.utime(path)
-            program, taken, given, results = pickle.loads(data[_DIGEST:])
-            arguments = jax.tree.structure(((0,) * taken, {}))
-            row = jax.tree.structure((0,) * given)
-            return deserialize_and_load(program, arguments, row), results
+            code, ids, taken, given, results = pickle.loads(data[_DIGEST:])
+            known = {device.id: device for device in jax.devices()}
+            program = deserialize_and_load(
+                code,
+                jax.tree.structure(((0,) * taken, {})),
+                jax.tree.structure((0,) * given),
+                execution_devices=[known[own] for own in ids],
+            )
+            return program, results
         except Exception:  # whatever it is, the program is made once more and written over it
             return None
 
-    def _write(self, key: str, program: jax.stages.Compiled) -> None:
+    def _write(self, key: str, program: jax.stages.Compiled, devices: list[int]) -> None:
         try:
             code, arguments, results = serialize(program)
         except (ValueError, NotImplementedError):  # of a backend, or with constants, without a form
             return
         counts = (arguments.num_leaves, results.num_leaves)
-        data = pickle.dumps((code, *counts, pickle.dumps(results)))
+        data = pickle.dumps((code, devices, *counts, pickle.dumps(results)))
         self._attempt(lambda: write_bytes(self._path(key), hashlib.sha256(data).digest() + data))
         self._drop_oldest()
 
