@@ -75,6 +75,7 @@ class _Step:
         self._step, self._place, self._programs = step, place, programs
         self._compiled: Any = place.compile(step)
         self._chosen: Callable[..., Any] | None = None
+        self._found = ""  # the key of a program that was found
 
     def __call__(self, *args: Any) -> Any:
         if self._chosen is None:
@@ -85,8 +86,12 @@ class _Step:
             # A kept program takes arguments of one shape alone, and says so before it runs.
             if self._chosen is self._compiled:
                 raise
-            self._chosen = self._compiled
+            self._chosen, self._found = self._compiled, ""
             return self._compiled(*args)
+        except jax.errors.JaxRuntimeError:
+            if self._found:
+                self._programs.drop(self._found)  # whatever it was, the next start makes it anew
+            raise
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # not there yet, while a copy is being made
@@ -100,6 +105,7 @@ class _Step:
             return self._compiled
         found = self._programs.find(key)
         if found is not None:
+            self._found = key
             return found
         made = compile_anew(self._compiled.lower(*args))
         self._programs.keep(key, made, self._place.devices)

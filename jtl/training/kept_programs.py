@@ -97,6 +97,10 @@ class KeptPrograms:
         self._threads.append(threading.Thread(target=self._write, args=(key, program, ids)))
         self._threads[-1].start()
 
+    def drop(self, key: str) -> None:
+        """Removes a program, so that nobody finds it again."""
+        self._attempt(lambda: self._path(key).unlink(missing_ok=True))
+
     def _read_ahead(self) -> None:
         if self._expected:
             self._found = self._read(self._expected)

@@ -15,10 +15,11 @@ import pytest
 
 from jtl.engine import parallel
 from jtl.experiment.keeping import keeping
-from jtl.training.kept_programs import KeptPrograms
+from jtl.training.kept_programs import KeptProgram, KeptPrograms
 from jtl.tree import differences
 from tests.experiment.runs import InterruptionError, config, run, stop_at
 
+SHORT = {"train__phases": [{"freeze": "backbone", "epochs": 1}]}
 PLACES = {"single": parallel.single, "pmap": parallel.pmap, "mesh": parallel.mesh}
 
 
@@ -28,7 +29,7 @@ def kept(tmp_path):
 
     def start(name, options=None, **arguments):
         with KeptPrograms(tmp_path / "steps", ("some", "run")) as programs:
-            return run(tmp_path / name, options, programs=programs, **arguments)
+            return run(tmp_path / name, options or config(**SHORT), programs=programs, **arguments)
 
     return start
 
@@ -39,11 +40,12 @@ def files(folder):
 
 @pytest.mark.parametrize("placement", PLACES)
 def test_a_second_start_compiles_no_step_and_trains_to_the_same_bits(placement, kept, tmp_path):
-    options = config(train__placement=placement, data__batch_size=16, data__eval_batch_size=16)
+    sizes = {"data__batch_size": 16, "data__eval_batch_size": 16}
+    options = config(train__placement=placement, **sizes, **SHORT)
     bare = run(tmp_path / "bare", options)
     first, second = kept("first", options), kept("second", options)
-    assert first.summary["step_compilations"] == bare.summary["step_compilations"] == [1, 1]
-    assert second.summary["step_compilations"] == [0, 0]
+    assert all(first.summary["step_compilations"])
+    assert second.summary["step_compilations"] == [0]
     for own in (first, second):
         assert differences(bare.variables, own.variables) == []
         assert own.summary["final"]["metrics"] == bare.summary["final"]["metrics"]
@@ -51,32 +53,33 @@ def test_a_second_start_compiles_no_step_and_trains_to_the_same_bits(placement, 
 
 def test_an_interrupted_run_goes_on_with_kept_steps_to_the_same_bits(kept, tmp_path):
     bare = run(tmp_path / "bare")
-    kept("before")
-    for stop in (3, 9):  # in the first phase, and in the second
-        with pytest.raises(InterruptionError):
-            kept("cut", listeners=(stop_at(stop),), resume=True)
-    again = kept("cut", resume=True)
+    kept("before", config())
+    with pytest.raises(InterruptionError):
+        kept("cut", config(), listeners=(stop_at(9),))  # in the second phase
+    again = kept("cut", config(), resume=True)
     assert again.summary["step_compilations"] == [0, 0]
     assert differences(bare.variables, again.variables) == []
 
 
 def test_what_the_jax_cache_had_is_kept_in_a_form_that_runs(kept, tmp_path):
-    bare = run(tmp_path / "bare")  # whose programs JAX's own cache has from here on
+    bare = run(
+        tmp_path / "bare", config(**SHORT)
+    )  # whose programs JAX's own cache has from here on
     kept("first")
     second = kept("second")
-    assert second.summary["step_compilations"] == [0, 0]
+    assert second.summary["step_compilations"] == [0]
     assert differences(bare.variables, second.variables) == []
 
 
 def test_another_config_finds_other_steps(kept, tmp_path):
     kept("first")
     before = files(tmp_path)
-    other = kept("second", config(train__loss={"label_smoothing": 0.2}))
-    assert other.summary["step_compilations"] == [1, 1]
-    assert len(files(tmp_path)) == len(before) + 2  # evaluation is the same
+    other = kept("second", config(**SHORT, train__loss={"label_smoothing": 0.2}))
+    assert other.summary["step_compilations"] == [1]
+    assert len(files(tmp_path)) == len(before) + 1  # evaluation is the same
 
 
-@pytest.mark.parametrize("place", [0, 40, -1])
+@pytest.mark.parametrize("place", [0, -1])
 def test_a_damaged_program_is_made_anew(place, kept, tmp_path):
     first = kept("first")
     for path in tmp_path.glob("steps/*.program"):
@@ -84,9 +87,9 @@ def test_a_damaged_program_is_made_anew(place, kept, tmp_path):
         data[place] ^= 1
         path.write_bytes(data)
     second = kept("second")
-    assert second.summary["step_compilations"] == [1, 1]
+    assert second.summary["step_compilations"] == [1]
     assert differences(first.variables, second.variables) == []
-    assert kept("third").summary["step_compilations"] == [0, 0]
+    assert kept("third").summary["step_compilations"] == [0]
 
 
 def test_what_another_version_wrote_is_made_anew(kept, tmp_path):
@@ -94,8 +97,8 @@ def test_what_another_version_wrote_is_made_anew(kept, tmp_path):
     for path in tmp_path.glob("steps/*.program"):
         strange = b"\x80\x04no pickle at all"
         path.write_bytes(hashlib.sha256(strange).digest() + strange)
-    assert kept("second").summary["step_compilations"] == [1, 1]
-    assert kept("third").summary["step_compilations"] == [0, 0]
+    assert kept("second").summary["step_compilations"] == [1]
+    assert kept("third").summary["step_compilations"] == [0]
 
 
 def test_a_note_that_leads_nowhere_costs_nothing(kept, tmp_path):
@@ -103,14 +106,14 @@ def test_a_note_that_leads_nowhere_costs_nothing(kept, tmp_path):
     (note,) = tmp_path.glob("steps/*.first")
     right = note.read_text()
     note.write_text("0" * 64)
-    assert kept("second").summary["step_compilations"] == [0, 0]
+    assert kept("second").summary["step_compilations"] == [0]
     assert note.read_text() == right
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_ends_no_run(kept, tmp_path):
     (tmp_path / "steps").write_text("a file")
-    assert kept("first").summary["steps"] == 12
-    assert kept("second").summary["step_compilations"] == [1, 1]
+    assert kept("first").summary["steps"] == 3
+    assert kept("second").summary["step_compilations"] == [1]
     assert (tmp_path / "steps").read_text() == "a file"
 
 
@@ -126,6 +129,21 @@ def test_the_programs_used_longest_ago_are_dropped(kept, tmp_path):
     assert len(left) == 64
     assert f"{0:064}.program" in left
     assert f"{79:064}.program" not in left
+
+
+def test_a_kept_step_that_fails_is_made_anew_at_the_next_start(kept, tmp_path, monkeypatch):
+    first = kept("first")
+
+    def fail(self, *args):
+        raise jax.errors.JaxRuntimeError("NOT_FOUND: Function fusion.2 not found")
+
+    with monkeypatch.context() as context:
+        context.setattr(KeptProgram, "__call__", fail)
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            kept("second")
+    third = kept("third")
+    assert third.summary["step_compilations"] == [1]
+    assert differences(first.variables, third.variables) == []
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,17 +187,18 @@ def test_arguments_of_another_shape_or_structure_are_served_too(again, tmp_path)
 
 def test_the_command_keeps_its_steps(tmp_path):
     words = ["train", "digits", "--set", "train.phases=[{freeze: backbone, steps: 2}]"]
-    words += ["--set", "data.batch_size=16", "--set", "train.placement=single"]
+    words += ["--set", "data.batch_size=16", "--set", "train.placement=single", "--no-report"]
 
     def compilations(name):
         program = "import sys; from jtl.cli import main; main(sys.argv[1:])"
-        subprocess.run(
+        ended = subprocess.run(
             [sys.executable, "-c", program, *words, "--workdir", str(tmp_path / name)],
             env={**os.environ, "JTL_CACHE": str(tmp_path / "cache")},
-            cwd=Path(__file__).parent,
+            cwd=Path(__file__).parents[2],
             capture_output=True,
-            check=True,
+            text=True,
         )
+        assert ended.returncode == 0, ended.stderr
         return json.loads((tmp_path / name / "summary.json").read_text())["step_compilations"]
 
     assert compilations("first") == [1]
