@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import sys
+import time
 import types
 from collections.abc import Iterable
 from functools import lru_cache
@@ -24,7 +25,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "ml_dtypes")
 _KNOWN = frozenset({"jtl", "builtins", "functools", "collections", "types", *_PACKAGES})
 # Those of them whose objects are no more than their attributes say; JAX's are partly of C++.
 _OPEN = frozenset({"jtl", "flax", "optax", "chex"})
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(Ellipsis))
+_IMPORTED = time.time_ns()
+_PLAIN = (type(None), bool, int, float, complex, str, range, type(Ellipsis))
 
 
 class UnknownError(Exception):
@@ -56,13 +58,15 @@ def _code() -> tuple[Any, ...]:
     """What all code that an identity may name is made of."""
     own, root = hashlib.sha256(), Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
+        if path.stat().st_mtime_ns > _IMPORTED:
+            raise UnknownError(f"{path}, which has changed since it was imported")
         text = path.read_bytes()
         own.update(f"{path.relative_to(root)} {len(text)}\n".encode() + text)
     return sys.version, own.hexdigest(), [_package(name) for name in _PACKAGES]
 
 
 def _package(name: str) -> tuple[Any, ...]:
-    """Its version, with path, size and time of every file that is younger than its installation."""
+    """Its version and list of files, with path, size and time of those that are younger."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         return (name,)
@@ -70,14 +74,16 @@ def _package(name: str) -> tuple[Any, ...]:
     with contextlib.suppress(PackageNotFoundError):
         number = version(name)
     record = root.parent / f"{name}-{number}.dist-info" / "RECORD"  # what installers write last
-    since = record.stat().st_mtime_ns if record.exists() else 0
+    since, listed = 0, ""
+    if record.exists():
+        since, listed = record.stat().st_mtime_ns, hashlib.sha256(record.read_bytes()).hexdigest()
     edited = []
     for folder, _, names in os.walk(root):
         for path in (f"{folder}/{own}" for own in names if own.endswith((".py", ".so"))):
             about = os.stat(path)  # noqa: PTH116  a path object for each would take as long again
             if about.st_mtime_ns > since:
                 edited.append((os.path.relpath(path, root), about.st_size, about.st_mtime_ns))
-    return name, number, sorted(edited)
+    return name, number, listed, sorted(edited)
 
 
 class _Digests:
@@ -92,6 +98,10 @@ class _Digests:
         """The digest of a value."""
         if isinstance(value, _PLAIN):
             return _digest(type(value).__name__, [repr(value)])
+        if isinstance(value, bytes):
+            own = hashlib.sha256(b"bytes:")
+            own.update(value)
+            return own.hexdigest()
         if id(value) in self._open:
             return f"inside {len(self._open) - self._open.index(id(value))}"
         if id(value) not in self._done:
@@ -113,8 +123,10 @@ class _Digests:
                 return "code", (value.co_code, value.co_flags, *names, value.co_consts)
             case types.FunctionType():
                 held = [_contents(cell) for cell in value.__closure__ or ()]
-                code = (_known(value.__module__, value), value.__code__)
-                return "function", (*code, value.__defaults__, value.__kwdefaults__, held)
+                # Where its names are looked up, which a wrapper's `__module__` does not say.
+                code = (_known(value.__globals__.get("__name__"), value), value.__code__)
+                own = {name: part for name, part in vars(value).items() if name != "__wrapped__"}
+                return "function", (*code, value.__defaults__, value.__kwdefaults__, held, own)
             case types.MethodType():
                 return "method", (value.__func__, value.__self__)
             case functools.partial():
@@ -157,7 +169,9 @@ def _parts_of_array(value: Any) -> tuple[str, Iterable[Any]]:
     if array.dtype.hasobject:
         raise UnknownError("an array of objects")
     weak = getattr(value, "weak_type", False)
-    return "array", (str(array.dtype), array.shape, weak, array.tobytes())
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # bfloat16 has no other buffer
+    content = hashlib.sha256(data.data).hexdigest()
+    return "array", (str(array.dtype), array.shape, weak, content)
 
 
 def _parts_of_object(value: Any) -> tuple[str, Iterable[Any]]:

@@ -61,19 +61,29 @@ def step(**changes):
     options = {
         "name": "adamw", "rate": 1e-3, "smoothing": 0.1, "freeze": ["stem"], "classes": 3,
         "dropout": 0.0, "decay": 0.0, "l2_sp": 0.0, "mean": 0.5, "accumulate": 1, "ema": None,
-        "weights": None, "start": 0.0, "prepared": True,
+        "weights": None, "start": 0.0, "prepared": True, "clip": None, "dtype": None,
+        "rates": None, "groups": None, "batch_norm": None, "frozen_dropout": False,
+        "global_batch_norm": True, "axis_name": None,
     } | changes  # fmt: skip
     model = create_model(
-        "resnet_mini", num_classes=options["classes"], dropout_rate=options["dropout"]
+        "resnet_mini",
+        num_classes=options["classes"],
+        dropout_rate=options["dropout"],
+        dtype=options["dtype"],
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, options["start"]), shapes["params"])
     rule = OptimizerOptions(
-        name=options["name"], weight_decay=options["decay"], l2_sp=options["l2_sp"]
+        name=options["name"],
+        weight_decay=options["decay"],
+        l2_sp=options["l2_sp"],
+        clip_norm=options["clip"],
     )
     schedule = optax.cosine_decay_schedule(options["rate"], 100)
+    rates = None if options["rates"] is None else jax.tree.map(lambda _: options["rates"], params)
+    groups = None if options["groups"] is None else jax.tree.map(lambda _: "one", params)
     tx = jtl.partition_optimizer(
-        make_optimizer(rule, schedule, reference=params),
+        make_optimizer(rule, schedule, multipliers=rates, groups=groups, reference=params),
         jtl.freeze_labels(params, options["freeze"], model.stages),
     )
     loss = jtl.losses.cross_entropy(label_smoothing=options["smoothing"])
@@ -82,7 +92,7 @@ def step(**changes):
     record = Preprocess(input_size=8, resize=8, mean=(options["mean"],) * 3)
     from jtl.experiment.assemble import make_prepare
 
-    return jtl.make_train_step(
+    made = jtl.make_train_step(
         model,
         tx,
         freeze=options["freeze"],
@@ -90,7 +100,11 @@ def step(**changes):
         prepare=make_prepare(record) if options["prepared"] else None,
         accumulate=options["accumulate"],
         ema_decay=options["ema"],
+        batch_norm=options["batch_norm"],
+        frozen_dropout=options["frozen_dropout"],
+        global_batch_norm=options["global_batch_norm"],
     )
+    return made if options["axis_name"] is None else made.bind(options["axis_name"])
 
 
 CHANGES = {
@@ -109,6 +123,15 @@ CHANGES = {
     "no preprocessing": {"prepared": False},
     "micro-batches": {"accumulate": 2},
     "running means": {"ema": 0.9},
+    "clipping": {"clip": 1.0},
+    "precision": {"dtype": jnp.bfloat16},
+    "rates of layers": {"rates": 0.5},
+    "groups": {"groups": True},
+    "modes of BatchNorm": {"batch_norm": "train"},
+    "modes of some BatchNorms": {"batch_norm": {"layer1/*": "train"}},
+    "dropout where frozen": {"frozen_dropout": True},
+    "own statistics": {"global_batch_norm": False},
+    "a mapped axis": {"axis_name": "batch"},
 }
 
 
@@ -116,6 +139,18 @@ def test_steps_have_one_identity_if_and_only_if_they_are_made_alike():
     found = {name: identity(step(**changes)) for name, changes in CHANGES.items()}
     assert len({identity(step()), *found.values()}) == len(CHANGES) + 1
     assert all(identity(step(**changes)) == found[name] for name, changes in CHANGES.items())
+
+
+def test_every_field_of_a_step_is_part_of_its_identity():
+    plain, touched = step(), set()
+    for changes in CHANGES.values():
+        changed = step(**changes)
+        touched |= {
+            field.name
+            for field in dataclasses.fields(plain)
+            if identity(getattr(plain, field.name)) != identity(getattr(changed, field.name))
+        }
+    assert touched == {field.name for field in dataclasses.fields(plain)}
 
 
 def test_what_no_step_depends_on_does_not_change_it():
@@ -191,7 +226,13 @@ class OwnNet(nn.Module):
         return nn.Dense(3)(x)
 
 
+@functools.wraps(jtl.make_train_step)
+def wrapped(*args):
+    return own_loss(*args)
+
+
 STRANGE = {
+    "a function that says it were another": wrapped,
     "an object of C++": jax.sharding.SingleDeviceSharding(jax.devices()[0]),
     "a function": own_loss,
     "a partial": functools.partial(own_loss, batch=None),
@@ -227,12 +268,25 @@ def package(tmp_path, monkeypatch):
 
 
 def test_a_package_is_told_by_its_version_and_by_what_was_edited_since(package):
-    assert module._package("strides") == ("strides", "1.0", [])
+    name, number, listed, edited = module._package("strides")
+    assert (name, number, edited) == ("strides", "1.0", [])
     (package / "code.py").write_text("x = 2")
-    (edited,) = module._package("strides")[2]
+    (edited,) = module._package("strides")[3]
     assert edited[:2] == ("code.py", 5)
-    (package.parent / "strides-1.0.dist-info" / "RECORD").unlink()
-    assert [own[0] for own in module._package("strides")[2]] == ["__init__.py", "code.py"]
+    record = package.parent / "strides-1.0.dist-info" / "RECORD"
+    record.write_text("strides/code.py,sha256=another,5")  # installed anew, of the same version
+    assert module._package("strides")[2] != listed
+    record.unlink()
+    assert [own[0] for own in module._package("strides")[3]] == ["__init__.py", "code.py"]
+
+
+def test_code_that_changed_since_it_was_imported_has_no_identity(monkeypatch):
+    monkeypatch.setattr(module, "_IMPORTED", 0)
+    module._code.cache_clear()
+    with pytest.raises(UnknownError, match="changed since"):
+        identity(1)
+    monkeypatch.undo()
+    identity(1)
 
 
 def test_a_package_that_is_not_there_is_named():

@@ -62,6 +62,9 @@ def _run(arguments: argparse.Namespace, began: float, programs: Any) -> None:
         if not arguments.go_on:
             raise SystemExit  # what is still being written for the next start is waited for
 
+    from jtl.training.logs import import_tensorboard
+
+    import_tensorboard("torch", "boto3", "google.cloud.storage")
     config = read_config(arguments.recipe, (*arguments.assignments, "train.log_every=1"))
     train(
         config,

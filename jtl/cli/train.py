@@ -110,6 +110,7 @@ def _train(
     from jtl.cli.result import show_result
     from jtl.errors import ConfigError
     from jtl.experiment import train as run_training
+    from jtl.training.logs import import_tensorboard
     from jtl.training.together import is_first
 
     if workdir is not None and workdir.startswith("memory:"):
@@ -117,6 +118,8 @@ def _train(
             f"--workdir {workdir} lies in this command's memory and would be gone at its end; give "
             "a folder, or an address of object storage (gs://, s3://)."
         )
+    # A command writes no event into a cloud by itself.
+    import_tensorboard("torch", "boto3", "google.cloud.storage")
     console = make_console()
     with Live(console) as live:
         run = run_training(

@@ -157,7 +157,12 @@ def _initialised(tx: optax.GradientTransformation, params: Any) -> Any:
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     if traced or len({d for leaf in leaves for d in getattr(leaf, "devices", set)()}) > 1:
         return tx.init(params)  # where the state lies is left to the optimizer
-    return jax.jit(tx.init)(params)
+    try:
+        program = jax.jit(tx.init).trace(params)
+    except TypeError:  # it asks for values, or gives what is no array
+        return tx.init(params)
+    # Arrays of its own, as large as the parameters, are not to become a part of a program.
+    return tx.init(params) if program.jaxpr.consts else program.lower().compile()(params)
 
 
 def _trainable(params: Any, tx: optax.GradientTransformation) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from jtl.training.compilations import Compilations
 from jtl.weights.cache import cache_folder
 
 _CHECKED = "checked"  # a file whose time says since when entries have not been looked at
@@ -29,17 +30,27 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def compile_anew(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles a program that is to be kept elsewhere than in JAX's cache.
+def compile_to_keep(lowered: jax.stages.Lowered, platform: str) -> tuple[jax.stages.Compiled, bool]:
+    """Compiles a program, and says whether it can be kept elsewhere than in JAX's cache.
 
     XLA cannot write a CPU's program a second time: one that was read comes out without its code.
+    So for a CPU JAX's cache is not asked; for others, whose compilers take minutes, it is, and what
+    it had is not to be written again.
+
+    Args:
+        lowered: the program.
+        platform: of its devices.
     """
     folder = jax.config.values["jax_compilation_cache_dir"]
-    _use_cache(None)
-    try:
-        return lowered.compile()
-    finally:
-        _use_cache(folder)
+    with Compilations() as compilations:
+        if platform == "cpu":
+            _use_cache(None)
+        try:
+            program = lowered.compile()
+        finally:
+            if platform == "cpu":
+                _use_cache(folder)
+    return program, not compilations.fetched
 
 
 def _use_cache(folder: str | None) -> None:

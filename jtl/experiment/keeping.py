@@ -3,34 +3,39 @@
 import dataclasses
 import os
 import platform
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jtl.engine.parallel import Placement
-from jtl.experiment.compilation import compile_anew
+from jtl.experiment.compilation import compile_to_keep
 from jtl.identity import UnknownError, identity
 from jtl.platforms import compiler_options
 from jtl.training.kept_programs import KeptPrograms
 
 # Beside JAX's options, what its compilers are told by the environment.
-_VARIABLES = ("XLA_", "LIBTPU_", "TF_", "NVIDIA_")
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "PJRT_NPROC", "NPROC", "NVIDIA_TF32_OVERRIDE")
+_COMPILERS = ("jax", "nvidia_", "libtpu")  # what names of their packages begin with
+# Under these JAX runs a step in ways of its own.
+_DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs")
 
 
 def keeping(place: Placement, programs: KeptPrograms) -> Placement:
     """The same placement, with compiled steps fetched from disk and kept there.
 
     A step that holds what `identity` does not know is compiled as ever, and so are those of
-    several processes.
+    several processes and of who debugs.
 
     Args:
         place: where steps run.
         programs: where they are kept.
     """
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 or any(jax.config.values[name] for name in _DEBUGGING):
         return place
     return _Keeping(inner=place, programs=programs)
 
@@ -75,41 +80,57 @@ class _Step:
         self._step, self._place, self._programs = step, place, programs
         self._compiled: Any = place.compile(step)
         self._chosen: Callable[..., Any] | None = None
-        self._found = ""  # the key of a program that was found
 
     def __call__(self, *args: Any) -> Any:
         if self._chosen is None:
-            self._chosen = self._choose(args)
+            return self._first(args)
+        if self._chosen is self._compiled:
+            return self._compiled(*args)
         try:
             return self._chosen(*args)
-        except TypeError:
-            # A kept program takes arguments of one shape alone, and says so before it runs.
-            if self._chosen is self._compiled:
-                raise
-            self._chosen, self._found = self._compiled, ""
+        except (TypeError, ValueError):
+            # A kept program takes arguments of one kind alone, and says so before it runs.
             return self._compiled(*args)
-        except jax.errors.JaxRuntimeError:
-            if self._found:
-                self._programs.drop(self._found)  # whatever it was, the next start makes it anew
-            raise
+
+    def _first(self, args: tuple[Any, ...]) -> Any:
+        """The first call: a program that was found counts once it has come to its end."""
+        key = self._key(args)
+        found = None if key is None else self._programs.find(key)
+        if key is None or found is None:
+            self._chosen = self._compiled if key is None else self._made(key, args)
+            return self._chosen(*args)
+        try:
+            results = jax.block_until_ready(found(*args))
+        except Exception:  # whatever it was, it is made anew, now or at the next start
+            self._programs.drop(key)
+            if any(
+                isinstance(own, jax.Array) and own.is_deleted() for own in jax.tree.leaves(args)
+            ):
+                raise
+            self._chosen = self._made(key, args)
+            return self._chosen(*args)
+        self._chosen = found
+        return results
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # not there yet, while a copy is being made
             raise AttributeError(name)
         return getattr(self._compiled, name)  # `lower` and what else a compiled step has
 
-    def _choose(self, args: tuple[Any, ...]) -> Callable[..., Any]:
+    def _key(self, args: tuple[Any, ...]) -> str | None:
+        if not hasattr(self._compiled, "lower"):
+            return None
         try:
-            key = identity(self._step, self._place, _surroundings(self._place), _signature(args))
+            return identity(self._step, self._place, _surroundings(self._place), _signature(args))
         except UnknownError:
-            return self._compiled
-        found = self._programs.find(key)
-        if found is not None:
-            self._found = key
-            return found
-        made = compile_anew(self._compiled.lower(*args))
-        self._programs.keep(key, made, self._place.devices)
-        return made
+            return None
+
+    def _made(self, key: str, args: tuple[Any, ...]) -> Callable[..., Any]:
+        devices = self._place.devices
+        program, fresh = compile_to_keep(self._compiled.lower(*args), devices[0].platform)
+        if fresh:
+            self._programs.keep(key, program, devices)
+        return program
 
 
 def _signature(args: tuple[Any, ...]) -> Any:
@@ -117,6 +138,8 @@ def _signature(args: tuple[Any, ...]) -> Any:
     leaves, structure = jax.tree.flatten(args)
 
     def of(leaf: Any) -> tuple[Any, ...]:
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            raise UnknownError(f"an argument of {type(leaf)}")
         weak, sharding = getattr(leaf, "weak_type", False), getattr(leaf, "sharding", None)
         return leaf.shape, str(leaf.dtype), weak, repr(sharding)
 
@@ -127,10 +150,20 @@ def _surroundings(place: Placement) -> Any:
     """What else than a step decides on its program: settings, the compiler, the machine."""
     device = place.local_devices[0]
     settings = sorted((n, repr(own)) for n, own in jax.config.values.items() if "cache" not in n)
-    variables = sorted(own for own in os.environ.items() if own[0].startswith(_VARIABLES))
+    variables = [os.environ.get(name) for name in _VARIABLES]
+    flags = Path(os.environ.get("XLA_FLAGS", "").strip() or ".")
+    named = flags.read_text() if flags.is_file() else ""  # XLA also takes a file of flags
     machine = _machine() if device.platform == "cpu" else ()
     backend = (device.platform, device.device_kind, device.client.platform_version)
-    return backend, compiler_options(device), settings, variables, machine
+    return backend, _compilers(), compiler_options(device), settings, variables, named, machine
+
+
+@lru_cache
+def _compilers() -> list[str]:
+    """The packages that compilers and their libraries come in, with their versions."""
+    folders = [Path(name) for name in sys.path if Path(name).is_dir()]
+    found = {path.name for folder in folders for path in folder.glob("*.dist-info")}
+    return sorted(name for name in found if name.startswith(_COMPILERS))
 
 
 @lru_cache

@@ -4,14 +4,20 @@ from types import TracebackType
 
 import jax
 
-_EVENT = "/jax/core/compile/backend_compile_duration"
+_ASKED = "/jax/core/compile/backend_compile_duration"
+_FETCHED = "/jax/compilation_cache/cache_retrieval_time_sec"
 
 
 class Compilations:
-    """Counts the programs that are compiled, or fetched from the cache, while it is open."""
+    """Counts programs while it is open.
+
+    Attributes:
+        count: that were compiled, or fetched from JAX's cache.
+        fetched: of these.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.fetched = 0
 
     def __enter__(self) -> "Compilations":
         jax.monitoring.register_event_duration_secs_listener(self._hear)
@@ -27,4 +33,5 @@ class Compilations:
 
     def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         del duration_secs, kwargs
-        self.count += event == _EVENT
+        self.count += event == _ASKED
+        self.fetched += event == _FETCHED

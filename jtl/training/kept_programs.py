@@ -14,7 +14,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 from jtl.errors import CheckpointError
 from jtl.training.files import write_bytes, write_text
-from jtl.weights.cache import cache_folder
+from jtl.weights.cache import cache_folder, keep_newest
 
 _MOST = 64  # programs that are kept; those that were used longest ago go first
 _DIGEST = hashlib.sha256().digest_size
@@ -62,7 +62,7 @@ class KeptPrograms:
         self._folder, self._note = folder, folder / f"{name}.first"
         self._expected = ""
         self._found: tuple[Callable[..., Any], bytes] | None = None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._expected = self._note.read_text("ascii")
         self._asked = False
         # XLA builds a program anew in threads of its own, while Python makes the run ready.
@@ -89,12 +89,15 @@ class KeptPrograms:
             if key != self._expected:
                 self._attempt(lambda: write_text(self._note, key))
         found = self._found if not asked and key == self._expected else self._read(key)
-        return None if found is None else KeptProgram(*found)
+        self._found = None
+        with contextlib.suppress(Exception):  # of classes that have gone since
+            return None if found is None else KeptProgram(*found)
+        return None
 
     def keep(self, key: str, program: jax.stages.Compiled, devices: Sequence[jax.Device]) -> None:
         """Writes a program of these devices, while the caller goes on with it."""
-        ids = [device.id for device in devices]
-        self._threads.append(threading.Thread(target=self._write, args=(key, program, ids)))
+        about = (devices[0].platform, [device.id for device in devices])
+        self._threads.append(threading.Thread(target=self._write, args=(key, program, about)))
         self._threads[-1].start()
 
     def drop(self, key: str) -> None:
@@ -115,9 +118,10 @@ class KeptPrograms:
             data = path.read_bytes()
             if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
                 return None
-            os.utime(path)
-            code, ids, taken, given, results = pickle.loads(data[_DIGEST:])
-            known = {device.id: device for device in jax.devices()}
+            with contextlib.suppress(OSError):  # of a folder that is only read
+                os.utime(path)
+            code, (platform, ids), taken, given, results = pickle.loads(data[_DIGEST:])
+            known = {device.id: device for device in jax.devices(platform)}
             program = deserialize_and_load(
                 code,
                 jax.tree.structure(((0,) * taken, {})),
@@ -128,27 +132,24 @@ class KeptPrograms:
         except Exception:  # whatever it is, the program is made once more and written over it
             return None
 
-    def _write(self, key: str, program: jax.stages.Compiled, devices: list[int]) -> None:
+    def _write(
+        self, key: str, program: jax.stages.Compiled, devices: tuple[str, list[int]]
+    ) -> None:
         try:
             code, arguments, results = serialize(program)
-        except (ValueError, NotImplementedError):  # of a backend, or with constants, without a form
+            counts = (arguments.num_leaves, results.num_leaves)
+            data = pickle.dumps((code, devices, *counts, pickle.dumps(results)))
+        except Exception:  # of a compiler, or of constants, that have no such form
             return
-        counts = (arguments.num_leaves, results.num_leaves)
-        data = pickle.dumps((code, devices, *counts, pickle.dumps(results)))
         self._attempt(lambda: write_bytes(self._path(key), hashlib.sha256(data).digest() + data))
-        self._drop_oldest()
+        for pattern in ("*.program", "*.first", ".*.tmp"):  # the last of writers that were killed
+            keep_newest(self._folder, pattern, _MOST)
 
     def _attempt(self, write: Callable[[], None]) -> None:
         # A full or a read-only folder costs the next start its time, and nothing else.
         with contextlib.suppress(OSError, CheckpointError):
             self._folder.mkdir(parents=True, exist_ok=True)
             write()
-
-    def _drop_oldest(self) -> None:
-        with contextlib.suppress(OSError):  # of another process that does the same
-            paths = sorted(self._folder.glob("*.program"), key=lambda path: path.stat().st_mtime)
-            for path in paths[:-_MOST]:
-                path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.program"

@@ -55,6 +55,16 @@ def _kind(event: Event) -> str | None:
     return "cache" if isinstance(event, Cached) else None
 
 
+def import_tensorboard(*unwanted: str) -> None:
+    """Imports the writer of TensorBoard's files, without packages that it would bring.
+
+    Args:
+        *unwanted: left out unless they are there already; the writer never finds them later.
+    """
+    with _left_out(*unwanted):
+        import tensorboardX.event_file_writer  # noqa: F401
+
+
 class TensorBoard:
     """TensorBoard event files, written without TensorFlow.
 
@@ -63,11 +73,9 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        # Which tensorboardX would import, for annotations and for storage that it never writes to
-        # here, and which take seconds.
-        with _left_out("torch", "boto3", "google.cloud.storage"):
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import Event as Written
+        import_tensorboard("torch")  # for annotations alone, and takes seconds
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event as Written
 
         self._written = Written
         self._writer = EventsWriter(str(folder / "events"))

@@ -1,7 +1,6 @@
 """What Orbax writes and reads of a run's checkpoints: trees of arrays, and records beside them."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +20,19 @@ class OrbaxFiles:
     Orbax is imported when it is first needed, as it takes a fifth of a second.
     """
 
-    @cached_property
-    def _orbax(self) -> "ocp.Checkpointer":
-        return _checkpointer()
+    def __init__(self) -> None:
+        self._opened: ocp.Checkpointer | None = None
 
-    def open(self) -> None:
-        """Makes ready to write, for a thread that is to import nothing beside others."""
-        self._orbax  # noqa: B018  made when it is asked for
+    def open(self) -> "ocp.Checkpointer":
+        """Makes ready; before a thread uses it, which is to import nothing beside others."""
+        if self._opened is None:
+            self._opened = _checkpointer()
+        return self._opened
 
     def close(self) -> None:
         """Ends the threads that write and read, if there are any."""
-        if "_orbax" in self.__dict__:
-            self._orbax.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def write(self, folder: Path, tree: Any, **records: Mapping[str, Any]) -> None:
         """Writes a folder that does not exist yet.
@@ -48,14 +48,14 @@ class OrbaxFiles:
         items = ocp.args.Composite(
             **{_TREE: ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=_FILE)}, **named
         )
-        self._orbax.save(folder, args=items)
+        self.open().save(folder, args=items)
 
     def record(self, folder: Path, name: str) -> dict[str, Any]:
         """The record of this name in a folder."""
         import orbax.checkpoint as ocp
 
         items = ocp.args.Composite(**{name: ocp.args.JsonRestore()})
-        found: dict[str, Any] = self._orbax.restore(folder, args=items)[name]
+        found: dict[str, Any] = self.open().restore(folder, args=items)[name]
         return found
 
     def tree(self, folder: Path, template: Any, *, partial: bool = False) -> Any:
@@ -73,7 +73,7 @@ class OrbaxFiles:
         options = {"partial_restore": True} if partial else {}
         restore = ocp.args.PyTreeRestore(template, restore_args=arguments, **options)
         items = ocp.args.Composite(**{_TREE: restore})
-        return self._orbax.restore(folder, args=items)[_TREE]
+        return self.open().restore(folder, args=items)[_TREE]
 
 
 def _checkpointer() -> "ocp.Checkpointer":

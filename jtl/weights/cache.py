@@ -112,6 +112,14 @@ def settle(part: Path, target: Path) -> None:
             os.close(folder)
 
 
+def keep_newest(folder: Path, pattern: str, most: int) -> None:
+    """Removes all but so many of a folder's files, those that were touched longest ago."""
+    with contextlib.suppress(OSError):  # of another process that does the same
+        paths = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+        for path in paths[:-most]:
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turns what the file system refuses in `folder` into an error that says how to mend it.

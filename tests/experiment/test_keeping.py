@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,20 @@ import numpy as np
 import pytest
 
 from jtl.engine import parallel
+from jtl.experiment import keeping as keeping_module
 from jtl.experiment.keeping import keeping
+from jtl.identity import identity
 from jtl.training.kept_programs import KeptProgram, KeptPrograms
 from jtl.tree import differences
 from tests.experiment.runs import InterruptionError, config, run, stop_at
 
 SHORT = {"train__phases": [{"freeze": "backbone", "epochs": 1}]}
-PLACES = {"single": parallel.single, "pmap": parallel.pmap, "mesh": parallel.mesh}
+PLACES = {
+    "single": {"train__placement": "single"},
+    "pmap": {"train__placement": "pmap"},
+    "mesh": {"train__placement": "mesh"},
+    "spread": {"train__placement": "mesh", "train__mesh": {"model": 2, "zero": True}},
+}
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ def files(folder):
 @pytest.mark.parametrize("placement", PLACES)
 def test_a_second_start_compiles_no_step_and_trains_to_the_same_bits(placement, kept, tmp_path):
     sizes = {"data__batch_size": 16, "data__eval_batch_size": 16}
-    options = config(train__placement=placement, **sizes, **SHORT)
+    options = config(**PLACES[placement], **sizes, **SHORT)
     bare = run(tmp_path / "bare", options)
     first, second = kept("first", options), kept("second", options)
     assert all(first.summary["step_compilations"])
@@ -62,9 +70,8 @@ def test_an_interrupted_run_goes_on_with_kept_steps_to_the_same_bits(kept, tmp_p
 
 
 def test_what_the_jax_cache_had_is_kept_in_a_form_that_runs(kept, tmp_path):
-    bare = run(
-        tmp_path / "bare", config(**SHORT)
-    )  # whose programs JAX's own cache has from here on
+    # From here on JAX's own cache has the run's programs.
+    bare = run(tmp_path / "bare", config(**SHORT))
     kept("first")
     second = kept("second")
     assert second.summary["step_compilations"] == [0]
@@ -105,9 +112,11 @@ def test_a_note_that_leads_nowhere_costs_nothing(kept, tmp_path):
     kept("first")
     (note,) = tmp_path.glob("steps/*.first")
     right = note.read_text()
-    note.write_text("0" * 64)
-    assert kept("second").summary["step_compilations"] == [0]
-    assert note.read_text() == right
+    for wrong in (b"0" * 64, b"\xff\xfe", b""):
+        note.write_bytes(wrong)
+        assert kept("second").summary["step_compilations"] == [0]
+        assert note.read_text() == right
+        shutil.rmtree(tmp_path / "second")
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_ends_no_run(kept, tmp_path):
@@ -131,19 +140,75 @@ def test_the_programs_used_longest_ago_are_dropped(kept, tmp_path):
     assert f"{79:064}.program" not in left
 
 
-def test_a_kept_step_that_fails_is_made_anew_at_the_next_start(kept, tmp_path, monkeypatch):
+@pytest.mark.parametrize("donated", [False, True])
+def test_a_kept_step_that_fails_is_made_anew(donated, kept, tmp_path, monkeypatch):
     first = kept("first")
 
     def fail(self, *args):
+        if donated:
+            jax.tree.map(lambda leaf: leaf.delete(), args[0])
         raise jax.errors.JaxRuntimeError("NOT_FOUND: Function fusion.2 not found")
 
     with monkeypatch.context() as context:
         context.setattr(KeptProgram, "__call__", fail)
-        with pytest.raises(jax.errors.JaxRuntimeError):
-            kept("second")
+        if donated:
+            with pytest.raises(jax.errors.JaxRuntimeError):
+                kept("second")
+        else:
+            assert kept("second").summary["step_compilations"] == [1]
     third = kept("third")
-    assert third.summary["step_compilations"] == [1]
+    assert third.summary["step_compilations"] == [int(donated)]
     assert differences(first.variables, third.variables) == []
+
+
+def surroundings():
+    return identity(keeping_module._surroundings(parallel.single()))
+
+
+def test_a_program_belongs_to_its_settings_its_compiler_and_its_machine(tmp_path, monkeypatch):
+    flags = tmp_path / "flags"
+    flags.write_text("--xla_cpu_enable_fast_math=true")
+    found = [surroundings()]
+    with jax.default_matmul_precision("float32"):
+        found.append(surroundings())
+    for name, value in (("XLA_FLAGS", "--xla_a=1"), ("XLA_FLAGS", str(flags)), ("NPROC", "1")):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            found.append(surroundings())
+    flags.write_text("")
+    with monkeypatch.context() as context:
+        context.setenv("XLA_FLAGS", str(flags))
+        found.append(surroundings())
+    for name in ("compiler_options", "_compilers", "_machine"):
+        with monkeypatch.context() as context:
+            context.setattr(keeping_module, name, lambda *_: ["another"])
+            found.append(surroundings())
+    assert len(set(found)) == len(found)
+    assert surroundings() == found[0]
+
+
+def test_a_program_belongs_to_the_kind_and_the_place_of_its_arguments():
+    one, two = jax.devices()[:2]
+    arguments = [
+        jnp.ones(2), jnp.ones(2, jnp.int32), jnp.ones(3), jnp.asarray(1.0), jnp.float32(1.0),
+        np.ones(2, np.float32), [jnp.ones(2)], jax.device_put(jnp.ones(2), two),
+    ]  # fmt: skip
+    found = [identity(keeping_module._signature((own,))) for own in arguments]
+    assert len(set(found)) == len(found)
+    again = keeping_module._signature((jax.device_put(jnp.zeros(2), one),))
+    assert identity(again) == found[0]
+
+
+@pytest.mark.parametrize("option", ["jax_disable_jit", "jax_debug_nans"])
+def test_who_debugs_gets_the_placement_itself(option, tmp_path):
+    place = parallel.single()
+    with KeptPrograms(tmp_path, ("debugging",)) as programs:
+        jax.config.update(option, True)
+        try:
+            assert keeping(place, programs) is place
+        finally:
+            jax.config.update(option, False)
+        assert keeping(place, programs) is not place
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

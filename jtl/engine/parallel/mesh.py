@@ -120,21 +120,16 @@ class Meshed:
             return jitted(
                 step, self.devices[0], donate_argnums=donated, out_shardings=self.replicated
             )
-        programs: dict[Any, Callable[..., Any]] = {}
 
-        def run(state: Any, batch: Any) -> Any:
-            # Left to the compiler, a new state could lie otherwise, and the next step compile anew.
-            structure = jax.tree.structure(state)
-            if structure not in programs:
-                programs[structure] = jitted(
-                    step,
-                    self.devices[0],
-                    donate_argnums=donated,
-                    out_shardings=(self.state_shardings(state), self.replicated),
-                )
-            return programs[structure](state, batch)
-
-        return run
+        # Left to the compiler, a new state could lie otherwise, and the next step compile anew.
+        return _ByState(
+            lambda state: jitted(
+                step,
+                self.devices[0],
+                donate_argnums=donated,
+                out_shardings=(self.state_shardings(state), self.replicated),
+            )
+        )
 
     def put_state(self, state: Any) -> Any:
         """A copy, each leaf as `state_shardings` says."""
@@ -171,6 +166,28 @@ class Meshed:
     @property
     def _whole(self) -> bool:
         return len(self.local_devices) == len(self.devices)
+
+
+class _ByState:
+    """A compiled step that is made for each structure of its state."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+        self._made: dict[Any, Any] = {}
+
+    def _of(self, state: Any) -> Any:
+        structure = jax.tree.structure(state)
+        if structure not in self._made:
+            self._made[structure] = self._make(state)
+        return self._made[structure]
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        return self._of(state)(state, batch)
+
+    def lower(self, state: Any, batch: Any) -> jax.stages.Lowered:
+        """As that of a function under `jax.jit`."""
+        lowered: jax.stages.Lowered = self._of(state).lower(state, batch)
+        return lowered
 
 
 def _unchanged(leaf: jax.Array) -> jax.Array:

@@ -13,7 +13,9 @@ from jtl.errors import WeightsError
 from jtl.identity import UnknownError, identity
 from jtl.models.staged import StagedNet
 from jtl.tree import flatten
-from jtl.weights.cache import cache_folder, read_json, write_json
+from jtl.weights.cache import cache_folder, keep_newest, read_json, write_json
+
+_MOST = 256  # networks whose shapes are kept
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -41,6 +43,7 @@ def variable_shapes(model: StagedNet) -> Shapes:
     with contextlib.suppress(WeightsError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"digest": _digest(leaves), "leaves": leaves})
+        keep_newest(path.parent, "*.json", _MOST)
     return shapes
 
 
