@@ -1,5 +1,6 @@
 """A placement whose compiled steps are kept on disk; otherwise it is the one that it stands for."""
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -151,8 +152,10 @@ def _surroundings(place: Placement) -> Any:
     device = place.local_devices[0]
     settings = sorted((n, repr(own)) for n, own in jax.config.values.items() if "cache" not in n)
     variables = [os.environ.get(name) for name in _VARIABLES]
-    flags = Path(os.environ.get("XLA_FLAGS", "").strip() or ".")
-    named = flags.read_text() if flags.is_file() else ""  # XLA also takes a file of flags
+    flags, named = os.environ.get("XLA_FLAGS", "").strip(), ""
+    if flags and not flags.startswith("-"):  # XLA also takes a file of flags
+        with contextlib.suppress(OSError, ValueError):
+            named = Path(flags).read_text()
     machine = _machine() if device.platform == "cpu" else ()
     backend = (device.platform, device.device_kind, device.client.platform_version)
     return backend, _compilers(), compiler_options(device), settings, variables, named, machine
