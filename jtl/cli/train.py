@@ -57,8 +57,9 @@ def train(
     """
     from jtl.cli.memory import run_where_called
 
-    run_where_called()
     several = distributed or (coordinator, processes, process) != (None, None, None)
+    if not several:  # whose steps wait for each other, and are not to hold up what else there is
+        run_where_called()
     trains = not (print_config or find_rate or show_batch)
     with _programs(config, *set_) if trains and not several else nullcontext() as programs:
         from jtl.cli.together import joined

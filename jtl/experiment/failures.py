@@ -66,7 +66,7 @@ def lost(error: BaseException) -> str | None:
         error: that a computation over several processes ended with.
     """
     text = str(error)
-    if not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
+    if not isinstance(error, jax.errors.JaxRuntimeError | ValueError) or jax.process_count() == 1:
         return None
     if not any(sign in text for sign in _SIGNS):
         return None

@@ -11,6 +11,7 @@ from jtl.experiment.options import read_config
 from jtl.experiment.train import train
 from jtl.study.verify.examples import NAME, ExampleLog
 from jtl.training.events import Event, Taken
+from jtl.training.kept_programs import KeptPrograms
 from jtl.training.preemption import STATUS
 
 RUN, CONFIG, STEPS = "run", "config.yaml", "steps.jsonl"
@@ -38,7 +39,8 @@ def start(folder: Path) -> int:
     listeners = (ExampleLog(folder / NAME), _Watched(folder / STEPS))
     try:
         config = read_config(str(folder / CONFIG))
-        train(config, workdir=folder / RUN, resume=True, listeners=listeners)
+        with KeptPrograms.of(str(folder)) as programs:  # as `jtl train` does
+            train(config, workdir=folder / RUN, resume=True, listeners=listeners, programs=programs)
     except PreemptedError as error:
         print(f"jtl: {error}", file=sys.stderr)
         return STATUS
