@@ -39,16 +39,14 @@ def crossval(
         separately: train fold by fold, each in a run's folder of its own.
     """
     from jtl.cli.console import make_console
-    from jtl.cli.memory import run_where_called
-    from jtl.experiment.compilation import keep_compiled_programs
+    from jtl.cli.memory import prepare_computing
     from jtl.experiment.options import read_config
     from jtl.study.crossval import Announcement, Fold
     from jtl.study.crossval import crossval as cross_validate
 
     options = read_config(config, (*set_, *([f"data.group={group}"] if group else [])))
     console = make_console()
-    run_where_called()
-    keep_compiled_programs()
+    prepare_computing()
 
     def tell(said: Announcement | Fold) -> None:
         if isinstance(said, Announcement):

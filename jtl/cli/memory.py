@@ -43,6 +43,14 @@ def run_where_called() -> None:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def prepare_computing() -> None:
+    """What a command does before it runs networks, but for training, which keeps more."""
+    from jtl.experiment.compilation import keep_compiled_programs
+
+    run_where_called()
+    keep_compiled_programs()
+
+
 def _is_ours() -> bool:
     """Whether the allocator is glibc's, is as it came, and serves steps."""
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)

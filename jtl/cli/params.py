@@ -24,16 +24,14 @@ def params(
     from pathlib import Path
 
     from jtl.cli.console import make_console
-    from jtl.cli.memory import run_where_called
+    from jtl.cli.memory import prepare_computing
     from jtl.cli.stages import phase_heading, phase_table
-    from jtl.experiment.compilation import keep_compiled_programs
     from jtl.experiment.cost import phase_cost
     from jtl.experiment.options import read_config
     from jtl.experiment.setup import set_up
 
     console = make_console()
-    run_where_called()
-    keep_compiled_programs()
+    prepare_computing()
     options = read_config(config, set_)
     setup = set_up(options, Path("runs") / options.name)
     console.print(f"model    {setup.pretrained.ledger.summary()}")

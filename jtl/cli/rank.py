@@ -40,9 +40,8 @@ def rank(
     import dataclasses
 
     from jtl.cli.console import make_console
-    from jtl.cli.memory import run_where_called
+    from jtl.cli.memory import prepare_computing
     from jtl.config import Document, build, override, to_yaml
-    from jtl.experiment.compilation import keep_compiled_programs
     from jtl.experiment.options import Config
     from jtl.study.rank import rank as rank_candidates
     from jtl.study.rank.picture import draw_ranking
@@ -50,8 +49,7 @@ def rank(
     from jtl.training.files import write_json, write_text
 
     console = make_console()
-    run_where_called()
-    keep_compiled_programs()
+    prepare_computing()
     options = build(Config, override(Document(values={"data": {"source": data}}), set_)).data
     console.print(f"rank     {data}, at most {images:,} images")
 

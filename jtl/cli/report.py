@@ -49,12 +49,10 @@ def report(
         if is_address(workdir):
             raise ConfigError(f"--live follows a run in a folder, and {workdir} is an address.")
         _follow(Path(workdir), every)
-    from jtl.cli.memory import run_where_called
-    from jtl.experiment.compilation import keep_compiled_programs
+    from jtl.cli.memory import prepare_computing
     from jtl.report.run import load_run
 
-    run_where_called()
-    keep_compiled_programs()
+    prepare_computing()
     print(load_run(workdir).report())
 
 

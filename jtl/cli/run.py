@@ -35,14 +35,12 @@ def evaluate(
     """
     from jtl.cli.console import make_console
     from jtl.cli.figures import class_table, comparison_table, interval_table
-    from jtl.cli.memory import run_where_called
+    from jtl.cli.memory import prepare_computing
     from jtl.experiment import load_run
-    from jtl.experiment.compilation import keep_compiled_programs
     from jtl.training.measure.compare import compare
     from jtl.training.measure.intervals import intervals
 
-    run_where_called()
-    keep_compiled_programs()
+    prepare_computing()
     console = make_console()
     tally = load_run(workdir, checkpoint).tally(split, tta)
     if other is not None:
@@ -85,13 +83,11 @@ def predict(
         explain: a new folder, into which a picture of each image is written: Grad-CAM of its
             most probable class, yellow where most spoke for it.
     """
-    from jtl.cli.memory import run_where_called
+    from jtl.cli.memory import prepare_computing
     from jtl.cli.rows import write_predictions
-    from jtl.experiment.compilation import keep_compiled_programs
     from jtl.report.run import load_run
 
-    run_where_called()
-    keep_compiled_programs()
+    prepare_computing()
     run = load_run(workdir)
     if explain is None:
         made = run.iter_predict(images, top, batch_size=batch_size, tta=tta)

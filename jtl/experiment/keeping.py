@@ -119,8 +119,6 @@ class _Step:
         return getattr(self._compiled, name)  # `lower` and what else a compiled step has
 
     def _key(self, args: tuple[Any, ...]) -> str | None:
-        if not hasattr(self._compiled, "lower"):
-            return None
         try:
             return identity(self._step, self._place, _surroundings(self._place), _signature(args))
         except UnknownError:
